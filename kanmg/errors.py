@@ -1,0 +1,85 @@
+"""Exceptions and warnings.
+
+Every exception that kanmg raises on purpose is a `KanmgError`, and also the built-in exception that a user would
+expect (`ValueError`, `TypeError`, `RuntimeError`), so both can be caught.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kanmg.solution import Solution
+
+__all__ = [
+    "CheckpointError",
+    "ConvergenceError",
+    "DeviceError",
+    "DomainError",
+    "DtypeError",
+    "KanmgError",
+    "KanmgTypeError",
+    "KanmgValueError",
+    "KanmgWarning",
+    "NestingError",
+    "NonFiniteError",
+    "ShapeError",
+]
+
+
+class KanmgError(Exception):
+    """Base class of all errors raised by kanmg."""
+
+
+class KanmgValueError(KanmgError, ValueError):
+    """An argument has the right type but an unusable value."""
+
+
+class KanmgTypeError(KanmgError, TypeError):
+    """An argument has the wrong type."""
+
+
+class ShapeError(KanmgValueError):
+    """An array has the wrong shape, or two arrays do not fit each other."""
+
+
+class DomainError(KanmgValueError):
+    """Points lie outside the domain of the first layer."""
+
+
+class NestingError(KanmgValueError):
+    """Two levels are not properly nested."""
+
+
+class NonFiniteError(KanmgValueError):
+    """Data contain NaN or infinity."""
+
+
+class DeviceError(KanmgValueError):
+    """A device is unknown or cannot be used."""
+
+
+class CheckpointError(KanmgValueError):
+    """A file is damaged, of another problem, or cannot be written."""
+
+
+class DtypeError(KanmgTypeError):
+    """An array has a dtype that is not the hierarchy's."""
+
+
+class ConvergenceError(KanmgError, RuntimeError):
+    """Something that was requested from `kanmg.solve` was not delivered.
+
+    Attributes
+    ----------
+    solution : Solution
+        The best solution found before the failure.
+    """
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class KanmgWarning(UserWarning):
+    """Base class of all warnings issued by kanmg."""

@@ -1,0 +1,102 @@
+"""The Evaluator interface: what every implementation computes of one level's network on one device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from kanmg.network import Network
+
+__all__ = ["Array", "Evaluator", "Jet"]
+
+Array = npt.NDArray[Any]
+
+
+class Jet(NamedTuple):
+    """Values and directional derivatives of a network at N points.
+
+    Attributes
+    ----------
+    value : ndarray, shape (N, Q)
+    derivatives : tuple of ndarray, each of shape (D, N, Q)
+        Entry j - 1 holds the j-th derivative along each of the D directions.
+    """
+
+    value: Array
+    derivatives: tuple[Array, ...]
+
+
+class Evaluator(ABC):
+    """Values, derivatives, adjoints and Gauss-Newton products of one network.
+
+    An evaluator is built for one network, dtype and device; it holds no coefficients. All methods take the flat
+    coefficients `theta`, shape (num_coefficients,), and points `x`, shape (N, num_inputs), both of the evaluator's dtype, as
+    NumPy arrays or torch tensors, in any memory layout; N may be 0.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy.dtype
+        float64 or float32.
+
+    Attributes
+    ----------
+    name : str
+        What `print(hierarchy)` shows.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
+        self.network = network
+        self.dtype = dtype
+
+    @abstractmethod
+    def value(self, theta: Array, x: Array) -> Array:
+        """Evaluate the network: shape (N, Q)."""
+
+    @abstractmethod
+    def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
+        """Evaluate values and derivatives up to `order` along each row of `directions`, shape (D, num_inputs)."""
+
+    @abstractmethod
+    def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
+        """Gradients of `sum(cotangents * value(theta, x))` with respect to `theta` and to `x`."""
+
+    @abstractmethod
+    def squared_error(
+        self, theta: Array, x: Array, y: Array, weights: Array | None = None
+    ) -> tuple[float, Array]:
+        """`sum_n w_n sum_q (value_nq - y_nq)**2` and its gradient with respect to `theta`, in one sweep."""
+
+    @abstractmethod
+    def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
+        """`sum_n w_n sum_q (value_nq - y_nq)**2` without the gradient."""
+
+    @abstractmethod
+    def jacobian(self, theta: Array, x: Array) -> Array:
+        """Derivatives of all values with respect to all coefficients: dense, shape (N, Q, num_coefficients)."""
+
+    @abstractmethod
+    def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
+        """Directional derivative of the values along `direction` in coefficient space: shape (N, Q)."""
+
+    @abstractmethod
+    def gauss_newton(
+        self, theta: Array, x: Array, residuals: Array, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Gauss-Newton matrix `J^T W J` and vector `J^T W r`, with `residuals` r of shape (N, Q) and W = diag(weights)."""
+
+    @property
+    @abstractmethod
+    def cost_per_sample(self) -> float:
+        """Multiply-adds of one loss and gradient, per sample: the unit behind work units."""
+
+    @property
+    @abstractmethod
+    def value_cost_per_sample(self) -> float:
+        """Multiply-adds of one value without gradient, per sample."""
