@@ -1,0 +1,39 @@
+"""Spline spaces: knots, B-splines, and the transfers between nested knots."""
+
+from __future__ import annotations
+
+from kanmg.splines.bspline import (
+    OUTSIDE_POLICIES,
+    Outside,
+    basis_matrix,
+    evaluate_spline,
+    local_basis,
+    local_blossom,
+)
+from kanmg.splines.knots import (
+    MAX_DEGREE,
+    Knots,
+    check_nested,
+    clamped_knots,
+    knots_from_breakpoints,
+    missing_breakpoints,
+    refine,
+    uniform_knots,
+)
+
+__all__ = [
+    "MAX_DEGREE",
+    "OUTSIDE_POLICIES",
+    "Knots",
+    "Outside",
+    "basis_matrix",
+    "check_nested",
+    "clamped_knots",
+    "evaluate_spline",
+    "knots_from_breakpoints",
+    "local_basis",
+    "local_blossom",
+    "missing_breakpoints",
+    "refine",
+    "uniform_knots",
+]
