@@ -1,0 +1,439 @@
+"""Spline and affine layers, and the networks that compose them: shapes and the layout of the coefficients.
+
+Nothing here holds coefficients or computes values. A network says how many coefficients there are and where each
+layer's lie in the one flat vector; evaluators compute with them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import torch
+
+from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.splines.knots import Knots, refine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["OUTSIDE_POLICIES", "Affine", "Domain", "Layer", "Network", "Outside", "Spline", "as_domain"]
+
+Outside: TypeAlias = Literal["extend", "linear", "clamp", "zero", "error"]
+OUTSIDE_POLICIES: tuple[str, ...] = get_args(Outside)
+
+Domain: TypeAlias = tuple[tuple[float, float], ...]
+"""One interval (a, b) per input."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Spline:
+    """A layer of univariate splines, one from every input to every output.
+
+    Output q is the sum over the inputs p of `phi_pq(x_p)` with `phi_pq = sum_i c[p, i, q] B_{p,i}`.
+
+    Parameters
+    ----------
+    num_inputs, num_outputs : int
+        P and Q, at least 1.
+    knots : Knots or sequence of Knots
+        The knots of all inputs, or one for each. All of one degree and one number of intervals.
+    outside : {"extend", "linear", "clamp", "zero", "error"}, default "extend"
+        What the splines are outside their interval: the end cell's polynomial goes on; the tangent at the end point;
+        the value at the end point; the bare sum of B-splines; or a `DomainError`.
+
+    Attributes
+    ----------
+    knots : tuple of Knots
+        Always one per input.
+    shape : tuple of int
+        (P, m, Q), the shape of the layer's coefficients; m basis functions.
+
+    Raises
+    ------
+    ShapeError
+        If the number of knot vectors is not `num_inputs`.
+    KanmgValueError, KanmgTypeError
+        If the knots differ in degree or in the number of intervals, or an argument is none of the above.
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> layer = kanmg.Spline(2, 5, knots=kanmg.uniform_knots(8, degree=3))
+    >>> layer.shape, layer.num_coefficients
+    ((2, 11, 5), 110)
+    >>> layer.refine().shape
+    (2, 19, 5)
+    """
+
+    num_inputs: int
+    num_outputs: int
+    knots: tuple[Knots, ...]
+    outside: Outside
+
+    def __init__(
+        self, num_inputs: int, num_outputs: int, *, knots: Knots | Sequence[Knots], outside: Outside = "extend"
+    ) -> None:
+        _check_widths("Spline", num_inputs, num_outputs)
+        if outside not in OUTSIDE_POLICIES:
+            valid = ", ".join(f"'{policy}'" for policy in OUTSIDE_POLICIES)
+            raise KanmgValueError(f"`outside={outside!r}` is unknown. Use one of {valid}.")
+        object.__setattr__(self, "num_inputs", int(num_inputs))
+        object.__setattr__(self, "num_outputs", int(num_outputs))
+        object.__setattr__(self, "knots", _knots_per_input(knots, int(num_inputs)))
+        object.__setattr__(self, "outside", outside)
+
+    @property
+    def degree(self) -> int:
+        """Polynomial degree k of the splines."""
+        return self.knots[0].degree
+
+    @property
+    def num_intervals(self) -> int:
+        """Number of cells n of every knot vector."""
+        return self.knots[0].num_intervals
+
+    @property
+    def num_basis(self) -> int:
+        """Number of basis functions m = n + k per input."""
+        return self.knots[0].num_basis
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (P, m, Q) of the coefficients."""
+        return (self.num_inputs, self.num_basis, self.num_outputs)
+
+    @property
+    def num_coefficients(self) -> int:
+        """Number of coefficients P m Q."""
+        return math.prod(self.shape)
+
+    @property
+    def domain(self) -> Domain:
+        """The interval (a, b) of every input's knots."""
+        return tuple(knots.domain for knots in self.knots)
+
+    def refine(self) -> Spline:
+        """Bisect every cell: a layer whose splines contain this one's."""
+        refined = {knots: refine(knots) for knots in set(self.knots)}
+        return Spline(
+            self.num_inputs,
+            self.num_outputs,
+            knots=[refined[knots] for knots in self.knots],
+            outside=self.outside,
+        )
+
+    def __repr__(self) -> str:
+        knots = repr(self.knots[0]) if len(set(self.knots)) == 1 else repr(list(self.knots))
+        return f"Spline({self.num_inputs}, {self.num_outputs}, knots={knots}, outside={self.outside!r})"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Affine:
+    """A layer `y = W^T x + b`.
+
+    Refinement leaves it alone: an affine layer is the same on all levels.
+
+    Parameters
+    ----------
+    num_inputs, num_outputs : int
+        P and Q, at least 1.
+    bias : bool, default True
+        Whether there is a b.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (P + 1, Q), the shape of the layer's coefficients: the weights W, then b as last row; (P, Q) without bias.
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> kanmg.Affine(2, 5).shape
+    (3, 5)
+    """
+
+    num_inputs: int
+    num_outputs: int
+    bias: bool
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True) -> None:
+        _check_widths("Affine", num_inputs, num_outputs)
+        object.__setattr__(self, "num_inputs", int(num_inputs))
+        object.__setattr__(self, "num_outputs", int(num_outputs))
+        object.__setattr__(self, "bias", bool(bias))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (P + 1, Q) of the coefficients, or (P, Q) without bias."""
+        return (self.num_inputs + int(self.bias), self.num_outputs)
+
+    @property
+    def num_coefficients(self) -> int:
+        """Number of coefficients."""
+        return math.prod(self.shape)
+
+    def refine(self) -> Affine:
+        """Return the layer itself."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"Affine({self.num_inputs}, {self.num_outputs}{'' if self.bias else ', bias=False'})"
+
+
+Layer: TypeAlias = Spline | Affine
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Network:
+    """Layers that feed each other, and the layout of their coefficients in one flat vector.
+
+    Immutable and compared by value; it holds no coefficients.
+
+    Parameters
+    ----------
+    layers : sequence of Spline or Affine
+        At least one; every layer has as many inputs as the one before has outputs.
+    domain : (float, float) or sequence of (float, float), optional
+        Where the inputs lie, for all or one per input, when the first layer is affine. A first layer of splines knows
+        its own.
+
+    Attributes
+    ----------
+    layers : tuple of Spline or Affine
+    domain : tuple of (float, float), or None
+        One interval per input.
+
+    Raises
+    ------
+    ShapeError
+        If the widths of two consecutive layers contradict each other.
+    KanmgValueError, KanmgTypeError
+        If there is no layer, one is no layer, or `domain` is not an interval or contradicts the first layer.
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> knots = kanmg.uniform_knots(5, degree=3)
+    >>> network = kanmg.Network([kanmg.Affine(2, 5), kanmg.Spline(5, 1, knots=knots)], domain=(0, 1))
+    >>> network.widths, network.num_coefficients, network.offsets
+    ((2, 5, 1), 55, (0, 15, 55))
+    >>> network.refine().num_coefficients
+    80
+    """
+
+    layers: tuple[Layer, ...]
+    domain: Domain | None
+
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        domain: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        layers = tuple(layers)
+        _check_layers(layers)
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "domain", _domain_of_inputs(layers[0], domain))
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of inputs of the first layer."""
+        return self.layers[0].num_inputs
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs of the last layer."""
+        return self.layers[-1].num_outputs
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of inputs, of hidden values after every layer, and of outputs."""
+        return (self.num_inputs, *(layer.num_outputs for layer in self.layers))
+
+    @property
+    def num_coefficients(self) -> int:
+        """Length of the flat vector of all coefficients."""
+        return self.offsets[-1]
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where the layers' coefficients begin in the flat vector, and where the last one's end."""
+        offsets = [0]
+        for layer in self.layers:
+            offsets.append(offsets[-1] + layer.num_coefficients)
+        return tuple(offsets)
+
+    def unflatten(self, theta: Any) -> list[Any]:
+        """Return the layers' coefficients as views of the flat vector.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        list of ndarray or Tensor
+            One array of shape `layer.shape` per layer. Writing to one writes to `theta`.
+
+        Raises
+        ------
+        ShapeError
+            If `theta` has another shape.
+        """
+        if tuple(theta.shape) != (self.num_coefficients,):
+            raise ShapeError(
+                f"`theta` has shape {tuple(theta.shape)} but the network with `widths={self.widths}` has "
+                f"{self.num_coefficients} coefficients. Pass one flat vector of shape ({self.num_coefficients},)."
+            )
+        return [
+            theta[start:stop].reshape(layer.shape)
+            for layer, (start, stop) in zip(self.layers, pairwise(self.offsets), strict=True)
+        ]
+
+    def flatten(self, arrays: Sequence[Any]) -> Any:
+        """Join the layers' coefficients in one new flat vector: the inverse of `unflatten`.
+
+        Parameters
+        ----------
+        arrays : sequence of ndarray or Tensor
+            One array of shape `layer.shape` per layer.
+
+        Returns
+        -------
+        ndarray or Tensor, shape (num_coefficients,)
+            A tensor if the arrays are tensors.
+
+        Raises
+        ------
+        ShapeError
+            If the number of arrays or the shape of one is wrong.
+        """
+        expected = [layer.shape for layer in self.layers]
+        actual = [tuple(array.shape) for array in arrays]
+        if actual != expected:
+            raise ShapeError(f"the arrays have the shapes {actual} but the network's layers have {expected}.")
+        if isinstance(arrays[0], torch.Tensor):
+            return torch.cat([array.reshape(-1) for array in arrays])
+        return np.concatenate([np.reshape(array, -1) for array in arrays])
+
+    def refine(self) -> Network:
+        """Bisect every cell of every spline layer: the next level."""
+        domain = self.domain if isinstance(self.layers[0], Affine) else None
+        return Network([layer.refine() for layer in self.layers], domain=domain)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(repr, self.layers))
+        shows_domain = self.domain is not None and isinstance(self.layers[0], Affine)
+        return f"Network([{layers}]{f', domain={self.domain}' if shows_domain else ''})"
+
+
+def as_domain(domain: tuple[float, float] | Sequence[tuple[float, float]], num_inputs: int) -> Domain:
+    """Return one interval per input from one for all or one for each.
+
+    Parameters
+    ----------
+    domain : (float, float) or sequence of (float, float)
+    num_inputs : int
+
+    Returns
+    -------
+    tuple of (float, float), length num_inputs
+
+    Raises
+    ------
+    ShapeError
+        If there are neither one nor `num_inputs` intervals.
+    KanmgValueError
+        If something is not a pair (a, b) of finite numbers with a < b.
+
+    Examples
+    --------
+    >>> as_domain((0, 1), 2)
+    ((0.0, 1.0), (0.0, 1.0))
+    """
+    intervals = list(domain)
+    if len(intervals) == 2 and all(isinstance(end, Real) for end in intervals):
+        intervals = [cast("tuple[float, float]", tuple(intervals))] * num_inputs
+    if len(intervals) != num_inputs:
+        raise ShapeError(
+            f"`domain={domain!r}` has {len(intervals)} intervals but there are {num_inputs} inputs. "
+            "Pass one pair (a, b) for all inputs, or one for each."
+        )
+    return tuple(_interval(pair) for pair in intervals)
+
+
+def _interval(pair: Any) -> tuple[float, float]:
+    """Check one interval (a, b)."""
+    try:
+        a, b = (float(end) for end in pair)
+    except (TypeError, ValueError):
+        raise KanmgValueError(f"`domain` holds {pair!r}, which is not a pair (a, b) of numbers.") from None
+    if not (math.isfinite(a) and math.isfinite(b) and a < b):
+        raise KanmgValueError(f"`domain` holds the interval ({a:g}, {b:g}). Pass finite numbers (a, b) with a < b.")
+    return a, b
+
+
+def _domain_of_inputs(first: Layer, domain: Any) -> Domain | None:
+    """Where the inputs of a network lie: the first layer's interval, or what the user says of an affine one."""
+    stated = None if domain is None else as_domain(domain, first.num_inputs)
+    if isinstance(first, Affine):
+        return stated
+    if stated is not None and stated != first.domain:
+        raise KanmgValueError(
+            f"`domain={domain!r}` contradicts the knots of the first layer, whose domain is {first.domain}. "
+            "Leave `domain` out: it is meant for networks whose first layer is affine."
+        )
+    return first.domain
+
+
+def _check_widths(kind: str, num_inputs: Any, num_outputs: Any) -> None:
+    """Refuse widths that are not positive integers."""
+    for name, width in (("num_inputs", num_inputs), ("num_outputs", num_outputs)):
+        if isinstance(width, bool) or not isinstance(width, int | np.integer):
+            raise KanmgTypeError(f"`{kind}` got `{name}={width!r}`. Pass an integer, at least 1.")
+        if width < 1:
+            raise KanmgValueError(f"`{kind}` got `{name}={width}`. It must be at least 1.")
+
+
+def _knots_per_input(knots: Any, num_inputs: int) -> tuple[Knots, ...]:
+    """One knot vector per input, all of one degree and one number of intervals."""
+    per_input = tuple(knots) if np.iterable(knots) else (knots,) * num_inputs
+    for entry in per_input:
+        if not isinstance(entry, Knots):
+            raise KanmgTypeError(
+                f"`knots` must be `Knots`, or one per input, but got {type(entry).__name__}. "
+                "Write `kanmg.uniform_knots(5, degree=3)` or `kanmg.knots_from_breakpoints(points, degree=3)`."
+            )
+    if len(per_input) != num_inputs:
+        raise ShapeError(
+            f"`Spline` has {num_inputs} inputs but got {len(per_input)} knot vectors. "
+            "Pass one `Knots` for all inputs, or one for each."
+        )
+    for name in ("degree", "num_intervals"):
+        found = sorted({getattr(entry, name) for entry in per_input})
+        if len(found) > 1:
+            raise KanmgValueError(
+                f"the knots of one `Spline` have `{name}` {found}; all inputs of a layer must have the same. "
+                "Different layers may differ."
+            )
+    return per_input
+
+
+def _check_layers(layers: tuple[Any, ...]) -> None:
+    """Refuse what is no chain of layers."""
+    if not layers:
+        raise KanmgValueError("`Network` got no layers. Pass at least one `Spline` or `Affine`.")
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, Spline | Affine):
+            raise KanmgTypeError(f"layer {index} is a {type(layer).__name__}. Pass `Spline` or `Affine` layers.")
+    for index, (layer, following) in enumerate(pairwise(layers)):
+        if layer.num_outputs != following.num_inputs:
+            raise ShapeError(
+                f"layer {index} has {layer.num_outputs} outputs but layer {index + 1} has {following.num_inputs} "
+                f"inputs. Write e.g. `{type(following).__name__}({layer.num_outputs}, {following.num_outputs}, ...)`."
+            )
