@@ -20,6 +20,7 @@ from kanmg.splines.knots import (
     refine,
     uniform_knots,
 )
+from kanmg.splines.transfer import gram_matrix, injection_matrix, prolongation_matrix
 
 __all__ = [
     "MAX_DEGREE",
@@ -30,10 +31,13 @@ __all__ = [
     "check_nested",
     "clamped_knots",
     "evaluate_spline",
+    "gram_matrix",
+    "injection_matrix",
     "knots_from_breakpoints",
     "local_basis",
     "local_blossom",
     "missing_breakpoints",
+    "prolongation_matrix",
     "refine",
     "uniform_knots",
 ]

@@ -309,7 +309,7 @@ def refine(knots: Knots) -> Knots:
 def missing_breakpoints(coarse: Knots, fine: Knots) -> FloatArray:
     """Find the breakpoints of `coarse` that `fine` lacks.
 
-    Breakpoints that differ by rounding only (8 units in the last place of the larger end of the domain) count as equal.
+    Breakpoints that differ by rounding only (8 units in the last place of the largest knot) count as equal.
 
     Parameters
     ----------
@@ -373,8 +373,8 @@ def check_nested(coarse: Knots, fine: Knots) -> None:
 
 
 def rounding_tolerance(knots: Knots) -> float:
-    """Distance below which two breakpoints of this domain count as the same number computed in two ways."""
-    return float(_ROUNDING * np.abs(knots.domain).max())
+    """Distance below which two knots count as the same number computed in two ways."""
+    return float(_ROUNDING * np.abs(knots.vector).max())
 
 
 def nearest(candidates: FloatArray, values: FloatArray) -> FloatArray:
