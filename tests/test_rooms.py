@@ -40,8 +40,12 @@ ROOMS = (
     ("objective",),
     ("smoothers",),
     ("cycles",),
-    ("solution",),
     ("storage",),
+    ("solution",),
+    ("machine",),
+    ("monitor",),
+    ("checkpoint",),
+    ("progress",),
     ("driver",),
     ("plotting", "gallery", "testing"),
 )
