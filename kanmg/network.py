@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.splines.bspline import OUTSIDE_POLICIES, Outside
 from kanmg.splines.knots import Knots, refine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["OUTSIDE_POLICIES", "Affine", "Domain", "Layer", "Network", "Outside", "Spline", "as_domain"]
-
-Outside: TypeAlias = Literal["extend", "linear", "clamp", "zero", "error"]
-OUTSIDE_POLICIES: tuple[str, ...] = get_args(Outside)
+__all__ = ["Affine", "Domain", "Layer", "Network", "Spline", "as_domain"]
 
 Domain: TypeAlias = tuple[tuple[float, float], ...]
 """One interval (a, b) per input."""
