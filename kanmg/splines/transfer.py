@@ -55,9 +55,9 @@ def prolongation_matrix(coarse: Knots, fine: Knots) -> scipy.sparse.csr_array:
     Notes
     -----
     Fine coefficient j is the blossom of the coarse polynomial on a cell in the support of fine function j, at the k
-    fine knots inside that support [1]_, [2]_; for k = 3 on uniform knots, bisected, the columns are (1, 4, 6, 4, 1) / 8.
-    The blossom's arguments are taken from the cell outwards: then every step adds non-negative terms only, nothing
-    cancels, and entries that should be zero are exactly zero.
+    fine knots inside that support [1]_, [2]_. For k = 3 on uniform knots, bisected, the columns are
+    (1, 4, 6, 4, 1) / 8. The blossom's arguments are taken from the cell outwards: then every step adds non-negative
+    terms only, nothing cancels, and entries that should be zero are exactly zero.
 
     References
     ----------
@@ -139,7 +139,7 @@ def injection_matrix(coarse: Knots, fine: Knots, kind: Literal["l2", "pinv"] = "
     Notes
     -----
     Q = (P^T W P)^{-1} P^T W with the Gram matrix or the identity as W, by a banded Cholesky factorisation, followed by
-    one step of Newton's iteration Q <- 2 Q - Q P Q for the left inverse, which squares the error of Q P. The L2
+    two steps of Newton's iteration Q <- 2 Q - Q P Q for the left inverse, which squares the error of Q P. The L2
     projection is computed in the basis of the clamped knots with the same cells: unclamped B-splines at the ends are
     tiny on the domain, and their Gram matrix is numerically singular from degree 8 on. For the same reason Q has large
     entries for unclamped knots of high degree (3e2 for degree 5, 2e6 for degree 9), and `Q @ P` differs from the
@@ -208,17 +208,19 @@ def _snapped(coarse: Knots, fine: Knots) -> FloatArray:
 
 @lru_cache(maxsize=128)
 def _gram(knots: Knots) -> scipy.sparse.csr_array:
-    degree, breakpoints = knots.degree, knots.breakpoints
+    degree, num_intervals, breakpoints = knots.degree, knots.num_intervals, knots.breakpoints
     nodes, weights = np.polynomial.legendre.leggauss(degree + 1)
     lengths = np.diff(breakpoints)
     points = breakpoints[:-1, None] + 0.5 * lengths[:, None] * (1.0 + nodes)
-    values = local_basis(knots, points.ravel())[1].reshape(knots.num_intervals, degree + 1, degree + 1)
-    blocks = np.einsum("cgi,g,cgj->cij", values, weights, values) * (0.5 * lengths)[:, None, None]
-    functions = np.arange(knots.num_intervals)[:, None] + np.arange(degree + 1)
-    rows = np.broadcast_to(functions[:, :, None], blocks.shape)
-    columns = np.broadcast_to(functions[:, None, :], blocks.shape)
-    size = (knots.num_basis, knots.num_basis)
-    return _frozen(scipy.sparse.coo_array((blocks.ravel(), (rows.ravel(), columns.ravel())), shape=size).tocsr())
+    values = local_basis(knots, points.ravel())[1].reshape(num_intervals, degree + 1, degree + 1)
+    weighted = values * (0.5 * lengths[:, None, None] * weights[:, None])
+    # Only the upper diagonals are summed, so that the matrix is symmetric to the last bit.
+    diagonals = [np.zeros(knots.num_basis - offset) for offset in range(degree + 1)]
+    for offset, diagonal in enumerate(diagonals):
+        for s in range(degree + 1 - offset):
+            diagonal[s : s + num_intervals] += np.einsum("cg,cg->c", weighted[:, :, s], values[:, :, s + offset])
+    offsets = range(-degree, degree + 1)
+    return _frozen(scipy.sparse.diags_array(diagonals[:0:-1] + diagonals, offsets=offsets, format="csr"))
 
 
 @lru_cache(maxsize=32)
@@ -229,8 +231,9 @@ def _injection(coarse: Knots, fine: Knots, kind: str) -> FloatArray:
     else:
         normal = prolongation.T @ prolongation
         injection = _solve_banded(normal, prolongation.T.toarray(), bandwidth=coarse.degree)
-    # Q P = (P^T Q^T)^T, because SciPy multiplies sparse by dense.
-    injection += injection - (prolongation.T @ injection.T).T @ injection
+    for _ in range(2):
+        # Q P = (P^T Q^T)^T, because SciPy multiplies sparse by dense.
+        injection += injection - (prolongation.T @ injection.T).T @ injection
     injection.setflags(write=False)
     return injection
 
