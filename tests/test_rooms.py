@@ -42,6 +42,7 @@ ROOMS = (
     ("cycles",),
     ("storage",),
     ("solution",),
+    ("stack",),
     ("machine",),
     ("monitor",),
     ("checkpoint",),
