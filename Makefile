@@ -36,7 +36,7 @@ lint: $(STAMPS)/lint  ## Check style and types
 	$(BIN)/python -m mypy
 
 bench: $(STAMPS)/bench  ## Run asv's benchmarks and the comparison with pykan
-	$(BIN)/python -m asv machine --yes
+	@$(BIN)/python -m asv machine --yes >/dev/null
 	$(BIN)/python -m asv run --python=same --quick --show-stderr
 	$(BIN)/python benchmarks/versus_pykan.py
 

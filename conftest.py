@@ -12,8 +12,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 collect_ignore = ["docs/conf.py"]
 
-# Blocks fenced as `python`: plain code is executed, `>>>` is compared; the blocks of one page share their names. What must
-# not run is fenced as `text`, or follows the HTML comment `skip: next`.
+# Blocks fenced as `python`: plain code is executed, `>>>` is compared; the blocks of one page share their names. What
+# must not run is fenced as `text`, or follows the HTML comment `skip: next`.
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE | NUMBER), SkipParser()],
     patterns=["README.md", "docs/*.md"],
