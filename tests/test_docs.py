@@ -1,4 +1,4 @@
-"""The documentation is complete and connected. Its examples are tests of their own: see the root folder's conftest.py."""
+"""The documentation is complete and connected. Its examples are tests of their own: see the root's conftest.py."""
 
 from __future__ import annotations
 
