@@ -16,7 +16,7 @@ import scipy.sparse
 
 from kanmg.errors import KanmgValueError
 from kanmg.splines.bspline import local_basis, local_blossom
-from kanmg.splines.knots import check_nested, knots_from_breakpoints, nearest, rounding_tolerance
+from kanmg.splines.knots import check_nested, knots_from_breakpoints, nearest, rounding_tolerance, uniform_knots
 
 if TYPE_CHECKING:
     from kanmg.splines.knots import Knots
@@ -57,7 +57,8 @@ def prolongation_matrix(coarse: Knots, fine: Knots) -> scipy.sparse.csr_array:
     Fine coefficient j is the blossom of the coarse polynomial on a cell in the support of fine function j, at the k
     fine knots inside that support [1]_, [2]_. For k = 3 on uniform knots, bisected, the columns are
     (1, 4, 6, 4, 1) / 8. The blossom's arguments are taken from the cell outwards: then every step adds non-negative
-    terms only, nothing cancels, and entries that should be zero are exactly zero.
+    terms only, nothing cancels, and entries that should be zero are exactly zero. Uniform knots are measured in cells,
+    so that their prolongation is free of the rounding of the knots, as closed-form evaluation on uniform knots is.
 
     References
     ----------
@@ -161,6 +162,8 @@ def injection_matrix(coarse: Knots, fine: Knots, kind: Literal["l2", "pinv"] = "
 @lru_cache(maxsize=128)
 def _prolongation(coarse: Knots, fine: Knots) -> scipy.sparse.csr_array:
     check_nested(coarse, fine)
+    if coarse.is_uniform and fine.is_uniform:
+        coarse, fine = _in_cells(coarse, coarse.num_intervals), _in_cells(fine, coarse.num_intervals)
     degree = coarse.degree
     cells = _coarse_cells(coarse, fine)
     values = local_blossom(coarse, cells, _snapped(coarse, fine)[_arguments_outwards(fine)])
@@ -171,6 +174,11 @@ def _prolongation(coarse: Knots, fine: Knots) -> scipy.sparse.csr_array:
     )
     matrix.eliminate_zeros()
     return _frozen(matrix)
+
+
+def _in_cells(knots: Knots, length: int) -> Knots:
+    """Map uniform knots to the domain (0, length), where those of whole coarse cells are integers, free of rounding."""
+    return uniform_knots(knots.num_intervals, degree=knots.degree, domain=(0.0, float(length)))
 
 
 def _coarse_cells(coarse: Knots, fine: Knots) -> npt.NDArray[np.intp]:
