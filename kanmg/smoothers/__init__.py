@@ -1,0 +1,1 @@
+"""Smoothers: a few optimisation steps on one objective."""

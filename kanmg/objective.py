@@ -1,0 +1,265 @@
+"""Objectives: what smoothers and a user's own optimiser minimise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from kanmg.arrays import as_array, check_dtype, like
+from kanmg.errors import ShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Level
+    from kanmg.problems.base import Problem
+
+__all__ = ["GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
+
+
+class SmoothFunction(Protocol):
+    """What smoothers ask of an objective.
+
+    Attributes
+    ----------
+    batch : int or None
+        Number of the mini-batch that evaluations see; None: all samples.
+    steps_per_epoch : int
+        Number of mini-batches in an epoch; 1: every evaluation sees all samples.
+    evaluations : int
+        Calls of `value` and `value_and_gradient` so far.
+    work : float
+        Multiply-adds of the evaluations so far.
+    """
+
+    batch: int | None
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
+    @property
+    def work(self) -> float: ...
+
+    def value(self, theta: Array) -> float: ...
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]: ...
+
+
+class Objective:
+    """A problem seen on one level: its loss and gradient as functions of the level's coefficients.
+
+    Parameters
+    ----------
+    problem : Problem
+    level : Level
+        `hierarchy[l]`.
+    batch : int, optional
+        Number of the mini-batch that evaluations see; all samples by default.
+
+    Attributes
+    ----------
+    batch : int or None
+        May be set at any time.
+    steps_per_epoch : int
+        Number of mini-batches in an epoch.
+    evaluations : int
+        Calls of `value` and `value_and_gradient` so far.
+    work : float
+        Multiply-adds of the evaluations so far.
+
+    Raises
+    ------
+    KanmgError
+        If the problem does not fit the level.
+
+    Examples
+    --------
+    A user's own optimiser:
+
+    >>> import numpy as np
+    >>> import scipy.optimize
+    >>> import kanmg
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=1, evaluator="reference")
+    >>> x = np.linspace(-1, 1, 200).reshape(-1, 1)
+    >>> objective = kanmg.Objective(kanmg.Regression(x, np.exp(x)), hierarchy[0])
+    >>> fit = scipy.optimize.minimize(objective.value_and_gradient, np.zeros(7), jac=True, method="BFGS")
+    >>> print(f"{fit.fun:.0e}")
+    2e-08
+    """
+
+    def __init__(self, problem: Problem, level: Level, *, batch: int | None = None) -> None:
+        problem.check_level(level)
+        self.problem = problem
+        self.level = level
+        self.batch = batch
+        self.steps_per_epoch = problem.steps_per_epoch
+        self.evaluations = 0
+        self.work = 0.0
+        self._evaluator = level.evaluator
+        self._dtype = level.evaluator.dtype
+        self._shape = (level.network.num_coefficients,)
+        # Of all samples, with the gradient and without: asked for once, because a small evaluation takes microseconds.
+        self._full_work = (problem.work(self._evaluator), problem.work(self._evaluator, gradient=False))
+
+    def value(self, theta: Any) -> float:
+        """Evaluate the loss.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        float
+        """
+        theta = self._checked(theta)
+        self._count(1)
+        return self.problem.loss(self._evaluator, theta, self.batch)
+
+    def value_and_gradient(self, theta: Any) -> tuple[float, Any]:
+        """Evaluate the loss and its gradient in one sweep over the samples.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray or Tensor, shape (num_coefficients,)
+            A tensor if `theta` is one.
+
+        Raises
+        ------
+        ShapeError, DtypeError
+            If `theta` is not a vector of the level's coefficients in the hierarchy's dtype.
+        """
+        coefficients = self._checked(theta)
+        self._count(0)
+        loss, gradient = self.problem.loss_and_gradient(self._evaluator, coefficients, self.batch)
+        return loss, gradient if coefficients is theta else like(gradient, theta)
+
+    def _count(self, kind: int) -> None:
+        """Count an evaluation with the gradient (0) or without (1)."""
+        self.evaluations += 1
+        if self.batch is None or self.steps_per_epoch == 1:
+            self.work += self._full_work[kind]
+        else:
+            self.work += self.problem.work(self._evaluator, self.batch, gradient=not kind)
+
+    def _checked(self, theta: Any) -> Array:
+        """Return the coefficients as an array; the smoothers' own vectors pass at once."""
+        if type(theta) is np.ndarray and theta.dtype == self._dtype and theta.shape == self._shape:
+            return theta
+        array = as_array(theta, "theta")
+        check_dtype(array, self._dtype, "theta")
+        if array.shape != self._shape:
+            raise ShapeError(
+                f"`theta` has shape {array.shape} but level {self.level.index} has {self._shape[0]} coefficients. "
+                f"Pass one flat vector of shape {self._shape}; `network.flatten` makes one of the layers' arrays."
+            )
+        return array
+
+
+class _Derived:
+    """An objective made from another one, whose counts and mini-batches it shares."""
+
+    def __init__(self, objective: SmoothFunction) -> None:
+        self.objective = objective
+
+    @property
+    def batch(self) -> int | None:
+        """Number of the mini-batch that evaluations of the inner objective see."""
+        return self.objective.batch
+
+    @batch.setter
+    def batch(self, number: int | None) -> None:
+        self.objective.batch = number
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of mini-batches in an epoch."""
+        return self.objective.steps_per_epoch
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the inner objective so far."""
+        return self.objective.evaluations
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds of the inner objective so far."""
+        return self.objective.work
+
+
+class ShiftedObjective(_Derived):
+    """A coarse objective whose gradient is corrected by a constant: f(z) - <tau, z - origin>.
+
+    With `tau = grad f(origin) - P^T grad f_fine(x)` its gradient at the origin is the restricted fine gradient, so that
+    a stationary fine iterate is left alone. Its value at the origin is f's.
+
+    Parameters
+    ----------
+    objective : Objective
+        f; evaluations and work are counted there.
+    tau : ndarray, shape (num_coefficients,)
+    origin : ndarray, shape (num_coefficients,)
+
+    References
+    ----------
+    S. G. Nash, Optim. Methods Softw. 14 (2000) 99-116. doi:10.1080/10556780008805795
+    """
+
+    def __init__(self, objective: SmoothFunction, tau: Array, origin: Array) -> None:
+        super().__init__(objective)
+        self.tau = tau
+        self.origin = origin
+
+    def value(self, theta: Array) -> float:
+        """Evaluate f(z) - <tau, z - origin>."""
+        return self.objective.value(theta) - float(self.tau @ (theta - self.origin))
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Evaluate f(z) - <tau, z - origin> and its gradient."""
+        loss, gradient = self.objective.value_and_gradient(theta)
+        return loss - float(self.tau @ (theta - self.origin)), gradient - self.tau
+
+
+class GalerkinObjective(_Derived):
+    """The fine loss as a function of a coarse correction: e -> f(x + P e).
+
+    Parameters
+    ----------
+    objective : Objective
+        f on the fine level; evaluations and work are counted there.
+    theta : ndarray, shape (num_coefficients,)
+        x, the fine iterate.
+    prolong, restrict : callable
+        P and its transpose, such as `transfer.prolong` and `transfer.restrict`.
+    """
+
+    def __init__(
+        self,
+        objective: SmoothFunction,
+        theta: Array,
+        prolong: Callable[[Array], Array],
+        restrict: Callable[[Array], Array],
+    ) -> None:
+        super().__init__(objective)
+        self.theta = theta
+        self.prolong = prolong
+        self.restrict = restrict
+
+    def value(self, correction: Array) -> float:
+        """Evaluate f(x + P e)."""
+        return self.objective.value(self.theta + self.prolong(correction))
+
+    def value_and_gradient(self, correction: Array) -> tuple[float, Array]:
+        """Evaluate f(x + P e) and its gradient P^T f'."""
+        loss, gradient = self.objective.value_and_gradient(self.theta + self.prolong(correction))
+        return loss, self.restrict(gradient)

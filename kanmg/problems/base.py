@@ -1,0 +1,126 @@
+"""What a problem is: data or equations that turn a network's values into a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.hierarchy import Level
+
+__all__ = ["Problem"]
+
+
+class Problem(ABC):
+    """A loss of the coefficients of any network that fits it.
+
+    A problem knows no level: every method that computes takes the evaluator of one. Computing does not change it.
+
+    Notes
+    -----
+    The samples may be cut into mini-batches. Batch number b of a run is a function of the problem and of b alone, so
+    that a resumed run sees the batches that an undisturbed one would have seen; None means all samples.
+
+    To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
+    """
+
+    @property
+    @abstractmethod
+    def num_samples(self) -> int:
+        """Number of samples of the loss."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of mini-batches that together hold every sample once; 1 if there are none."""
+        return 1
+
+    @abstractmethod
+    def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:
+        """Evaluate the loss, or an unbiased estimate of it from one mini-batch.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        batch : int, optional
+            Number of the mini-batch; all samples by default.
+        """
+
+    @abstractmethod
+    def loss_and_gradient(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> tuple[float, Array]:
+        """Evaluate the loss and its gradient, or unbiased estimates of both, in one sweep over the samples.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        batch : int, optional
+            Number of the mini-batch; all samples by default.
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray, shape (num_coefficients,)
+            A new array.
+        """
+
+    def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:  # noqa: ARG002
+        """Evaluate the loss on held-back data; None if there are none."""
+        return None
+
+    @abstractmethod
+    def training_inputs(self) -> Array:
+        """Points on which an initialisation looks at hidden values: at most a few thousand, shape (N, num_inputs)."""
+
+    @abstractmethod
+    def subset(self, fraction: float) -> Problem:
+        """Return the problem on a part of its samples, for coarse levels: always the same part.
+
+        Parameters
+        ----------
+        fraction : float
+            In (0, 1].
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash everything that the losses depend on: a checkpoint of another problem is refused by it."""
+
+    def check(self, hierarchy: Sequence[Level]) -> None:
+        """Refuse a hierarchy that does not fit; `kanmg.solve` calls this once.
+
+        Raises
+        ------
+        KanmgError
+            If shapes, dtype or domain contradict the hierarchy's.
+        """
+        self.check_level(hierarchy[0])
+
+    def check_level(self, level: Level) -> None:  # noqa: B027 - nothing to refuse is a valid answer
+        """Refuse a level that does not fit; `kanmg.Objective` calls this once.
+
+        Raises
+        ------
+        KanmgError
+            If shapes, dtype or domain contradict the level's.
+        """
+
+    def batch_length(self, batch: int | None = None) -> int:  # noqa: ARG002
+        """Count the samples of a mini-batch, or all."""
+        return self.num_samples
+
+    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:
+        """Count the multiply-adds of one loss, with its gradient or without.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        batch : int, optional
+            Number of the mini-batch; all samples by default.
+        gradient : bool, default True
+        """
+        cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
+        return cost * self.batch_length(batch)

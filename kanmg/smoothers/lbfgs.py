@@ -1,0 +1,194 @@
+"""Limited-memory BFGS in matrix form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
+from kanmg.smoothers.line_search import Point, strong_wolfe
+
+if TYPE_CHECKING:
+    from kanmg.evaluators.base import Array
+    from kanmg.objective import SmoothFunction
+
+__all__ = ["LBFGS", "LBFGSState"]
+
+# Pairs whose cosine is below this say nothing certain about the curvature.
+MIN_COSINE = 1e-10
+
+# So many steps in a row without a new lowest loss: rounding is all that is left.
+PATIENCE = 10
+
+
+@dataclass(slots=True)  # not frozen: that would take five times as long to make
+class LBFGSState:
+    """What `LBFGS` remembers on one level.
+
+    Attributes
+    ----------
+    pairs : ndarray, shape (2 M, num_coefficients)
+        M rows s_i, differences of successive coefficients, then M rows y_i, those of their gradients; oldest first,
+        scaled so that s_i y_i = 1. Rows of zeros come first while there are fewer than M pairs.
+    inverse : ndarray, shape (M, M)
+        Inverse of the upper triangle of the matrix of products s_i y_j.
+    scale : float
+        Multiple of the identity that the pairs correct; 0 if there are none.
+    loss : float
+    gradient : ndarray, shape (num_coefficients,)
+        Loss and gradient at the current coefficients.
+    batch : int or None
+        The mini-batch on which they were evaluated.
+    lowest : float
+        Lowest loss so far.
+    idle : int
+        Steps since then.
+    """
+
+    pairs: Array
+    inverse: Array
+    scale: float
+    loss: float
+    gradient: Array
+    batch: int | None
+    lowest: float
+    idle: int
+
+
+@dataclass(frozen=True)
+class LBFGS(Smoother[LBFGSState]):
+    """Limited-memory BFGS with a line search for the strong Wolfe conditions.
+
+    The loss never rises by more than rounding. Most steps cost one loss and gradient. If the search along the
+    quasi-Newton direction fails, the pairs are dropped and the step is one of steepest descent; if that fails too, or
+    ten steps in a row found no lower loss, the step reports `stalled`.
+
+    Parameters
+    ----------
+    history : int, default 20
+        Number M of curvature pairs. A step takes 8 M `num_coefficients` multiply-adds besides its evaluations.
+    max_evaluations : int, default 20
+        Losses and gradients that one line search may use.
+
+    Notes
+    -----
+    The two-loop recursion of Nocedal [1]_, written with matrices as by Byrd, Nocedal and Schnabel [2]_: with the pairs
+    as columns of S and Y, R the upper triangle of S^T Y and D its diagonal, the inverse Hessian approximation H gives
+
+        w = R^-1 S^T g,    q = g - Y w,    H g = gamma q + S R^-T (D w - gamma Y^T q).
+
+    The pairs are scaled so that D is the identity, and R^-1 gets one new column a step, so that a step takes some
+    thirty array operations however long the history. The first step has at most unit length.
+
+    A new mini-batch is evaluated before the step, so that the two gradients of a pair belong to one batch. Batches
+    should be large: L-BFGS takes their noise for curvature.
+
+    References
+    ----------
+    .. [1] J. Nocedal, Math. Comp. 35 (1980) 773-782. doi:10.1090/S0025-5718-1980-0572855-7
+    .. [2] R. H. Byrd, J. Nocedal, R. B. Schnabel, Math. Programming 63 (1994) 129-156. doi:10.1007/BF01582063
+    """
+
+    history: int = 20
+    max_evaluations: int = 20
+
+    def __post_init__(self) -> None:
+        require_count("LBFGS", 1, history=self.history, max_evaluations=self.max_evaluations)
+
+    def init(self, objective: SmoothFunction, theta: Array) -> LBFGSState:
+        """Evaluate the objective at `theta`; there are no pairs yet."""
+        return self._without_pairs(objective.batch, *objective.value_and_gradient(theta))
+
+    def step(self, objective: SmoothFunction, theta: Array, state: LBFGSState) -> tuple[Array, LBFGSState, StepRecord]:
+        """Do one line search along the quasi-Newton direction."""
+        # A trial far out may overflow; the search sees the infinity.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if objective.batch != state.batch and objective.steps_per_epoch > 1:
+                state = _on_new_batch(objective, theta, state)
+            if state.idle >= PATIENCE:
+                return theta, state, _stalled(state)
+            return self._step(objective, theta, state)
+
+    def known(self, state: LBFGSState) -> tuple[float, Array]:
+        return state.loss, state.gradient
+
+    def _step(self, objective: SmoothFunction, theta: Array, state: LBFGSState) -> tuple[Array, LBFGSState, StepRecord]:
+        """Search along the quasi-Newton direction, else along the gradient."""
+        point = None
+        if state.scale > 0.0:
+            point = self._search(objective, theta, state, _direction(state), 1.0)
+        if point is None:
+            length = norm(state.gradient)
+            state = self._without_pairs(state.batch, state.loss, state.gradient)
+            point = self._search(objective, theta, state, -state.gradient, 1.0 / max(1.0, length))
+        if point is None:
+            return theta, state, _stalled(state)
+        state = _accept(state, theta, point)
+        record = StepRecord(point.loss, norm(point.gradient), point.step, state.idle >= PATIENCE)
+        return point.theta, state, record
+
+    def _search(
+        self, objective: SmoothFunction, theta: Array, state: LBFGSState, direction: Array, first_step: float
+    ) -> Point | None:
+        """Search along a direction if the loss falls along it."""
+        slope = float(state.gradient.dot(direction))
+        if not slope < 0.0:
+            return None
+        origin = Point(0.0, theta, state.gradient, state.loss, slope)
+        return strong_wolfe(objective, origin, direction, first_step, self.max_evaluations)
+
+    def _without_pairs(self, batch: int | None, loss: float, gradient: Array) -> LBFGSState:
+        """Begin anew."""
+        pairs = zeros((2 * self.history, len(gradient)), gradient)
+        inverse = zeros((self.history, self.history), gradient)
+        return LBFGSState(pairs, inverse, 0.0, loss, gradient, batch, lowest=loss, idle=0)
+
+
+def _direction(state: LBFGSState) -> Array:
+    """Minus the product of the inverse Hessian approximation with the gradient."""
+    history = len(state.inverse)
+    steps, changes = state.pairs[:history], state.pairs[history:]
+    weights = product(state.inverse, product(steps, state.gradient))
+    reduced = state.gradient - product(weights, changes)
+    correction = product(state.scale * product(changes, reduced) - weights, state.inverse)
+    return product(correction, steps) - state.scale * reduced
+
+
+def _accept(state: LBFGSState, theta: Array, point: Point) -> LBFGSState:
+    """Move to a point and remember the pair, unless it has no positive curvature."""
+    lowest, idle = (point.loss, 0) if point.loss < state.lowest else (state.lowest, state.idle + 1)
+    step = point.theta - theta
+    change = point.gradient - state.gradient
+    curvature, steepness = float(step.dot(change)), float(change.dot(change))
+    if not curvature > MIN_COSINE * math.sqrt(float(step.dot(step)) * steepness):
+        return replace(state, loss=point.loss, gradient=point.gradient, lowest=lowest, idle=idle)
+    factor = 1.0 / math.sqrt(curvature)
+    pairs, inverse = _append(state, factor * step, factor * change)
+    return LBFGSState(pairs, inverse, curvature / steepness, point.loss, point.gradient, state.batch, lowest, idle)
+
+
+def _append(state: LBFGSState, step: Array, change: Array) -> tuple[Array, Array]:
+    """Drop the oldest pair and add the newest; update the inverse of the triangle by its last column."""
+    history = len(state.inverse)
+    pairs = zeros(state.pairs.shape, step)
+    pairs[:-1] = state.pairs[1:]
+    pairs[history - 1] = step
+    pairs[-1] = change
+    inverse = zeros(state.inverse.shape, step)
+    inverse[:-1, :-1] = state.inverse[1:, 1:]
+    inverse[:, -1] = -product(inverse, product(pairs[:history], change))
+    inverse[-1, -1] = 1.0
+    return pairs, inverse
+
+
+def _on_new_batch(objective: SmoothFunction, theta: Array, state: LBFGSState) -> LBFGSState:
+    """Evaluate the current coefficients on another mini-batch; the pairs stay."""
+    loss, gradient = objective.value_and_gradient(theta)
+    return replace(state, loss=loss, gradient=gradient, batch=objective.batch, lowest=loss, idle=0)
+
+
+def _stalled(state: LBFGSState) -> StepRecord:
+    return StepRecord(state.loss, norm(state.gradient), 0.0, stalled=True)
