@@ -23,7 +23,7 @@ from kanmg.splines.knots import Knots, refine
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Affine", "Domain", "Layer", "Network", "Spline", "as_domain"]
+__all__ = ["OUTSIDE_POLICIES", "Affine", "Domain", "Layer", "Network", "Outside", "Spline", "as_domain"]
 
 Domain: TypeAlias = tuple[tuple[float, float], ...]
 """One interval (a, b) per input."""

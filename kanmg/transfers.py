@@ -1,0 +1,223 @@
+"""Transfers between two nested networks: prolongation, restriction, injection.
+
+Three names for three maps: `prolong` takes coefficients up, `restrict` takes gradients down, `inject` takes
+coefficients down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+from kanmg.errors import NestingError
+from kanmg.network import Affine, Spline
+from kanmg.splines.knots import check_nested, missing_breakpoints
+from kanmg.splines.transfer import injection_matrix, prolongation_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kanmg.arrays import Array
+    from kanmg.network import Layer, Network
+    from kanmg.splines.knots import Knots
+
+__all__ = ["InjectionKind", "Transfer"]
+
+InjectionKind: TypeAlias = Literal["l2", "pinv"]
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """The three transfers between level `index` and the next finer one.
+
+    All matrices are computed in float64 when first asked for, then cast to the hierarchy's dtype.
+
+    Parameters
+    ----------
+    index : int
+        Number of the coarser level.
+    coarse, fine : Network
+    dtype : numpy.dtype
+
+    Raises
+    ------
+    NestingError
+        If some function of the coarse network is none of the fine one.
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> coarse = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(2, degree=1))])
+    >>> transfer = Transfer(0, coarse, coarse.refine(), np.dtype("float64"))
+    >>> transfer.prolong(np.array([0.0, 1.0, 0.0])).tolist()
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    >>> transfer.restrict(np.ones(5)).tolist()
+    [1.5, 2.0, 1.5]
+    >>> transfer.inject(np.array([0.0, 0.5, 1.0, 0.5, 0.0])).round(12).tolist()
+    [0.0, 1.0, 0.0]
+    """
+
+    index: int
+    coarse: Network
+    fine: Network
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        _check_nested(self.index, self.coarse, self.fine)
+
+    @cached_property
+    def prolongation(self) -> tuple[scipy.sparse.csr_array, ...]:
+        """One matrix per layer, acting on the layer's array reshaped to (P m, Q); the identity for affine layers."""
+        return tuple(_diagonal(blocks, self.dtype) for blocks in self._blocks(prolongation_matrix))
+
+    @cached_property
+    def restriction(self) -> tuple[scipy.sparse.csr_array, ...]:
+        """The transposes of `prolongation`."""
+        return tuple(matrix.T.tocsr() for matrix in self.prolongation)
+
+    @property
+    def injection(self) -> tuple[scipy.sparse.csr_array, ...]:
+        """The L2 projections onto the coarse splines, laid out like `prolongation`, which they undo."""
+        return tuple(_diagonal(blocks, self.dtype) for blocks in self._blocks(injection_matrix))
+
+    def prolong(self, theta: Array) -> Array:
+        """Take coefficients from coarse to fine: the functions stay the same.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (coarse.num_coefficients,)
+
+        Returns
+        -------
+        ndarray, shape (fine.num_coefficients,)
+        """
+        return self._multiply(self.prolongation, self.coarse, theta, self.fine)
+
+    def restrict(self, gradient: Array) -> Array:
+        """Take a gradient from fine to coarse: the dual of `prolong`.
+
+        Parameters
+        ----------
+        gradient : ndarray, shape (fine.num_coefficients,)
+
+        Returns
+        -------
+        ndarray, shape (coarse.num_coefficients,)
+        """
+        return self._multiply(self.restriction, self.fine, gradient, self.coarse)
+
+    def inject(self, theta: Array, kind: InjectionKind = "l2") -> Array:
+        """Take coefficients from fine to coarse; undoes `prolong`.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (fine.num_coefficients,)
+        kind : {"l2", "pinv"}, default "l2"
+            What to find for each fine spline: the coarse spline nearest to it in the L2 norm, or the one whose
+            prolonged coefficients are nearest in the Euclidean norm.
+
+        Returns
+        -------
+        ndarray, shape (coarse.num_coefficients,)
+        """
+        result = np.empty(self.coarse.num_coefficients, self.dtype)
+        sources, targets = self.fine.unflatten(theta), self.coarse.unflatten(result)
+        for matrices, source, target in zip(self._injections(kind), sources, targets, strict=True):
+            target[...] = source if matrices is None else np.matmul(matrices, source)
+        return result
+
+    def _multiply(
+        self, matrices: tuple[scipy.sparse.csr_array, ...], source: Network, vector: Array, target: Network
+    ) -> Array:
+        """Apply one matrix per layer."""
+        result = np.empty(target.num_coefficients, self.dtype)
+        sources, targets = source.unflatten(vector), target.unflatten(result)
+        for layer, matrix, old, new in zip(source.layers, matrices, sources, targets, strict=True):
+            columns = (-1, layer.num_outputs)
+            new.reshape(columns)[...] = old if isinstance(layer, Affine) else matrix @ old.reshape(columns)
+        return result
+
+    def _blocks(self, matrix: Callable[[Knots, Knots], Any]) -> Iterator[list[Any]]:
+        """For every layer the matrices of its inputs."""
+        for coarse, fine in zip(self.coarse.layers, self.fine.layers, strict=True):
+            if isinstance(coarse, Spline) and isinstance(fine, Spline):
+                yield [matrix(*pair) for pair in zip(coarse.knots, fine.knots, strict=True)]
+            else:
+                yield [scipy.sparse.eye_array(coarse.shape[0])]
+
+    def _injections(self, kind: InjectionKind) -> tuple[Array | None, ...]:
+        """For every layer its inputs' dense matrices, shape (P, m_c, m_f) or (1, m_c, m_f); None for affine layers."""
+        if kind not in self._injections_by_kind:
+            self._injections_by_kind[kind] = tuple(
+                _stacked_injections(coarse, fine, kind, self.dtype)
+                for coarse, fine in zip(self.coarse.layers, self.fine.layers, strict=True)
+            )
+        return self._injections_by_kind[kind]
+
+    @cached_property
+    def _injections_by_kind(self) -> dict[str, tuple[Array | None, ...]]:
+        return {}
+
+
+def _diagonal(blocks: list[Any], dtype: np.dtype[Any]) -> scipy.sparse.csr_array:
+    """Put the matrices of a layer's inputs on the diagonal of one matrix."""
+    return scipy.sparse.block_diag(blocks, format="csr", dtype=dtype)
+
+
+def _stacked_injections(coarse: Layer, fine: Layer, kind: InjectionKind, dtype: np.dtype[Any]) -> Array | None:
+    """Stack the injections of a spline layer's inputs, or one for all if they have the same knots."""
+    if not (isinstance(coarse, Spline) and isinstance(fine, Spline)):
+        return None
+    pairs = list(zip(coarse.knots, fine.knots, strict=True))
+    distinct = pairs[:1] if len(set(pairs)) == 1 else pairs
+    return np.stack([injection_matrix(*pair, kind) for pair in distinct]).astype(dtype)
+
+
+def _check_nested(index: int, coarse: Network, fine: Network) -> None:
+    """Refuse networks of which the second does not contain the first."""
+    if len(coarse.layers) != len(fine.layers):
+        raise NestingError(
+            f"level {index + 1} has {len(fine.layers)} layers but level {index} has {len(coarse.layers)}. "
+            "Build the levels with `network.refine()`."
+        )
+    for number, layers in enumerate(zip(coarse.layers, fine.layers, strict=True)):
+        where = f"level {index + 1} does not contain level {index} in layer {number}"
+        _check_layers(where, *layers)
+
+
+def _check_layers(where: str, coarse: Layer, fine: Layer) -> None:
+    """Refuse a layer that differs from the coarser level's in anything but its cells."""
+    for name in ("__class__", "num_inputs", "num_outputs", "bias", "degree", "outside"):
+        old, new = getattr(coarse, name, None), getattr(fine, name, None)
+        if old != new:
+            what = "type" if name == "__class__" else name
+            raise NestingError(
+                f"{where}: its `{what}` is {_shown(new)}, on the coarser level {_shown(old)}. "
+                "Build the levels with `network.refine()`."
+            )
+    if isinstance(coarse, Spline) and isinstance(fine, Spline):
+        _check_knots(where, coarse, fine)
+
+
+def _check_knots(where: str, coarse: Spline, fine: Spline) -> None:
+    """Refuse knots that lack some of the coarser level's."""
+    for p, pair in enumerate(zip(coarse.knots, fine.knots, strict=True)):
+        which = f"{where} (input {p})" if len(set(coarse.knots)) > 1 else where
+        missing = missing_breakpoints(*pair)
+        if missing.size:
+            more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
+            raise NestingError(
+                f"{which}: knot {missing[0]:.12g} is missing{more}. Build the levels with `kanmg.refine(knots)`."
+            )
+        try:
+            check_nested(*pair)
+        except NestingError as error:
+            raise NestingError(f"{which}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
