@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kanmg.arrays import as_array, check_dtype
+from kanmg.errors import ShapeError
+
 if TYPE_CHECKING:
     from kanmg.network import Network
 
@@ -100,3 +103,16 @@ class Evaluator(ABC):
     @abstractmethod
     def value_cost_per_sample(self) -> float:
         """Multiply-adds of one value without gradient, per sample."""
+
+    def _checked(self, data: Array, name: str, shape: tuple[int | None, ...]) -> Array:
+        """View data as an array of this evaluator's dtype and the shape that is required (None: any length)."""
+        array = as_array(data, name)
+        check_dtype(array, self.dtype, name)
+        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        if not fits:
+            required = ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
+            raise ShapeError(
+                f"`{name}` has shape {array.shape} but ({required}) is required by a network with "
+                f"`widths={self.network.widths}` and {self.network.num_coefficients} coefficients."
+            )
+        return array

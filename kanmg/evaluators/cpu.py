@@ -1,0 +1,336 @@
+"""The compiled CPU evaluator: fused kernels over blocks of samples, on several threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+import torch
+
+from kanmg.arrays import resolve_dtype, row_chunks
+from kanmg.errors import DomainError, KanmgValueError
+from kanmg.evaluators import jet_kernels, kernels
+from kanmg.evaluators.base import Array, Evaluator, Jet
+from kanmg.evaluators.cost import gradient_cost, value_cost
+from kanmg.evaluators.plan import Plan, make_plan
+from kanmg.network import Network, Spline
+
+__all__ = ["CPUEvaluator"]
+
+_logger = logging.getLogger("kanmg")
+
+# One Python thread at a time: the workspaces belong to the evaluator, and Numba's portable thread pool aborts the process when
+# two threads enter it at once.
+_lock = threading.RLock()
+
+# Below this many multiply-adds per thread, waking another thread costs more than it saves.
+_WORK_PER_THREAD = 40_000
+
+# Entries of the dense Jacobians that `gauss_newton` builds one after the other.
+_JACOBIAN_ENTRIES = 1 << 22
+
+# Entries of the points that are copied at a time when they are not contiguous.
+_CHUNK_ENTRIES = 1 << 18
+
+
+class CPUEvaluator(Evaluator):
+    """Evaluate a network with kernels compiled by Numba.
+
+    Blocks of samples run through all layers while their hidden values stay in cache; threads share the samples out in
+    whole blocks, always in the same way, so that the same input and number of threads give the same bits. No more threads are used
+    than `torch.get_num_threads()`.
+
+    Compiled kernels depend on the largest degree of the layers and on the dtype only. They are kept on disk (Numba's
+    cache; `NUMBA_CACHE_DIR` moves it).
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy.dtype or str
+        float64 or float32.
+
+    Examples
+    --------
+    The cubic spline whose coefficients are the Greville abscissae is the identity:
+
+    >>> import kanmg
+    >>> knots = kanmg.uniform_knots(4, degree=3)
+    >>> evaluator = CPUEvaluator(kanmg.Network([kanmg.Spline(1, 1, knots=knots)]), "float64")
+    >>> evaluator.value(knots.greville, np.array([[-0.5], [0.25]])).ravel().round(12).tolist()
+    [-0.5, 0.25]
+    """
+
+    name: ClassVar[str] = "cpu"
+
+    def __init__(self, network: Network, dtype: Any) -> None:
+        super().__init__(network, resolve_dtype(dtype))
+        self._plan = make_plan(network, self.dtype)
+        self._costs = value_cost(network), gradient_cost(network)
+        self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
+        self._tasks: dict[tuple[int, bool], _Task] = {}
+        self._addresses: dict[bool, int] = {}
+
+    def value(self, theta: Array, x: Array) -> Array:
+        theta, x = self._coefficients(theta), self._points(x)
+        result = np.empty((len(x), self.network.num_outputs), self.dtype)
+        for rows, points in _contiguous_chunks(x):
+            self._run(theta, points, {kernels.VALUES: result[rows]})
+        return result
+
+    def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
+        theta, x = self._coefficients(theta), self._points(x)
+        loss, gradient = 0.0, np.zeros(0, self.dtype)
+        for points, fields in self._targets(x, y, weights):
+            part, gradient_part = self._run(theta, points, fields, gradient=True)
+            loss += part
+            gradient = gradient_part if gradient.size == 0 else gradient + gradient_part
+        if gradient.size == 0:
+            return 0.0, np.zeros(self.network.num_coefficients, self.dtype)
+        return loss, self._compressed(gradient)
+
+    def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
+        theta, x = self._coefficients(theta), self._points(x)
+        return sum((self._run(theta, points, fields)[0] for points, fields in self._targets(x, y, weights)), 0.0)
+
+    def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
+        theta, x = self._coefficients(theta), self._points(x)
+        cotangents = self._checked(cotangents, "cotangents", (len(x), self.network.num_outputs))
+        point_gradients = np.empty((len(x), self.network.num_inputs), self.dtype)
+        gradient = np.zeros(self._plan.num_coefficients, self.dtype)
+        for rows, points in _contiguous_chunks(x):
+            fields = {
+                kernels.COTANGENTS: np.ascontiguousarray(cotangents[rows]),
+                kernels.POINT_GRADIENTS: point_gradients[rows],
+            }
+            gradient += self._run(theta, points, fields, gradient=True)[1]
+        return self._compressed(gradient), point_gradients
+
+    def jacobian(self, theta: Array, x: Array) -> Array:
+        theta, x = self._coefficients(theta), np.ascontiguousarray(self._points(x))
+        result = np.zeros((len(x), self.network.num_outputs, self._plan.num_coefficients), self.dtype)
+        if result.size:
+            self._run(theta, x, {kernels.GRADIENTS: result, kernels.JACOBIAN: result})
+        return self._compressed(result)
+
+    def gauss_newton(
+        self, theta: Array, x: Array, residuals: Array, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        x = self._points(x)
+        residuals = self._checked(residuals, "residuals", (len(x), self.network.num_outputs))
+        scale = None if weights is None else np.sqrt(self._checked(weights, "weights", (len(x),)))
+        size = self.network.num_coefficients
+        matrix, vector = np.zeros((size, size), self.dtype), np.zeros(size, self.dtype)
+        for rows in row_chunks(len(x), size * self.network.num_outputs, _JACOBIAN_ENTRIES):
+            jacobian, right = self.jacobian(theta, x[rows]), residuals[rows]
+            if scale is not None:
+                jacobian, right = jacobian * scale[rows, None, None], right * scale[rows, None]
+            # torch multiplies on the thread pool that the kernels use too; NumPy's would bring its own.
+            tall, flat = torch.from_numpy(jacobian.reshape(-1, size)), torch.from_numpy(np.ascontiguousarray(right))
+            matrix += (tall.T @ tall).numpy()
+            vector += (tall.T @ flat.ravel()).numpy()
+        return matrix, vector
+
+    def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
+        if order > jet_kernels.MAX_ORDER:
+            raise KanmgValueError(
+                f"the CPU evaluator computes derivatives up to order {jet_kernels.MAX_ORDER}, not {order}. "
+                'Use `evaluator="reference"` in `kanmg.uniform_hierarchy` for higher ones.'
+            )
+        theta, x = self._coefficients(theta), self._points(x)
+        directions = np.ascontiguousarray(self._checked(directions, "directions", (None, self.network.num_inputs)))
+        value = np.empty((len(x), self.network.num_outputs), self.dtype)
+        derivatives = np.empty((order, len(directions), *value.shape), self.dtype)
+        if len(directions) == 0 or order == 0:
+            return Jet(self.value(theta, x), tuple(derivatives))
+        for i, direction in enumerate(directions):
+            for rows, points in _contiguous_chunks(x):
+                fields = {kernels.VALUES: value[rows], kernels.DIRECTION: direction}
+                outputs = (kernels.FIRST, kernels.SECOND)
+                fields |= {outputs[j]: derivatives[j, i, rows] for j in range(order)}
+                self._run(theta, points, fields, jet=True)
+        return Jet(value, tuple(derivatives))
+
+    def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
+        theta, x = self._coefficients(theta), self._points(x)
+        direction = self._padded(self._coefficients(direction))
+        result = np.empty((len(x), self.network.num_outputs), self.dtype)
+        for rows, points in _contiguous_chunks(x):
+            fields = {kernels.THETA_DIRECTION: direction, kernels.FIRST: result[rows]}
+            self._run(theta, points, fields, jet=True)
+        return result
+
+    @property
+    def cost_per_sample(self) -> float:
+        return self._costs[1]
+
+    @property
+    def value_cost_per_sample(self) -> float:
+        return self._costs[0]
+
+    def _run(
+        self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool = False, jet: bool = False
+    ) -> tuple[float, Array]:
+        """Run a kernel on contiguous arrays; `fields` are those that not every task has.
+
+        Returns the squared error and, with `gradient`, the sum of the threads' gradients.
+        """
+        threads = self._num_threads(len(x))
+        theta = self._padded(theta)
+        with _lock:
+            task = self._task(threads, jet)
+            task.fill(theta, x, fields, gradient=gradient)
+            before = numba.get_num_threads()
+            if before != threads:
+                numba.set_num_threads(threads)
+            try:
+                kernels.run(self._address(jet), task.address, threads)
+            finally:
+                if before != threads:
+                    numba.set_num_threads(before)
+            if self._may_fail:
+                task.check_status()
+            return task.loss(), task.gradient() if gradient else task.nothing
+
+    def _num_threads(self, num_samples: int) -> int:
+        most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        return max(1, min(most, int(num_samples * self._costs[1]) // _WORK_PER_THREAD))
+
+    def _task(self, threads: int, jet: bool) -> _Task:
+        key = threads, jet
+        if key not in self._tasks:
+            self._tasks[key] = _Task(self._plan, self.dtype, threads)
+        return self._tasks[key]
+
+    def _address(self, jet: bool) -> int:
+        if jet not in self._addresses:
+            self._addresses[jet] = _kernel_address(len(self._plan.marker), self.dtype.type, jet)
+        return self._addresses[jet]
+
+    def _targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[tuple[Array, dict[int, Array]]]:
+        """Points of one chunk after the other, and the fields that say what to compare them with."""
+        y = self._checked(y, "y", (len(x), self.network.num_outputs))
+        if weights is not None:
+            weights = self._checked(weights, "weights", (len(x),))
+        for rows, points in _contiguous_chunks(x, y, weights):
+            fields = {kernels.TARGETS: np.ascontiguousarray(y[rows])}
+            if weights is not None:
+                fields[kernels.WEIGHTS] = np.ascontiguousarray(weights[rows])
+            yield points, fields
+
+    def _padded(self, theta: Array) -> Array:
+        padding = self._plan.padding
+        return theta if padding is None else padding.pad(theta)
+
+    def _compressed(self, gradient: Array) -> Array:
+        padding = self._plan.padding
+        return gradient if padding is None else padding.compress(gradient)
+
+    def _coefficients(self, theta: Array) -> Array:
+        return np.ascontiguousarray(self._checked(theta, "theta", (self.network.num_coefficients,)))
+
+    def _points(self, x: Array) -> Array:
+        return self._checked(x, "x", (None, self.network.num_inputs))
+
+
+class _Task:
+    """The workspaces of so many threads, and the array through which a kernel finds them and everything else."""
+
+    def __init__(self, plan: Plan, dtype: np.dtype[Any], threads: int) -> None:
+        self.fields = np.zeros(kernels.NUM_TASK_FIELDS, np.int64)
+        self.address = _address(self.fields)
+        self.nothing = np.zeros(0, dtype)
+        self._gradients = np.zeros((threads, plan.num_coefficients), dtype)
+        self._losses = np.zeros(threads)
+        self._status = np.zeros(threads, np.int64)
+        # The kernels know arrays by their addresses alone: whatever they use is kept alive here.
+        self._kept = (
+            plan.layers, plan.tables, np.zeros((threads, plan.work_size), dtype),
+            np.zeros((threads, plan.cells_size), np.int64),
+        )  # fmt: skip
+        static = (kernels.LAYERS, kernels.TABLES, kernels.WORK, kernels.CELL_WORK)
+        for field, array in zip(static, self._kept, strict=True):
+            self.fields[field] = _address(array)
+        self.fields[kernels.LOSSES] = _address(self._losses)
+        self.fields[kernels.STATUS] = _address(self._status)
+        self.fields[kernels.WORK_BYTES] = plan.work_size * dtype.itemsize
+        self.fields[kernels.CELL_BYTES] = plan.cells_size * 8
+        self.fields[kernels.BLOCK] = plan.block
+        self.fields[kernels.THREADS] = threads
+        self.fields[kernels.NUM_LAYERS] = len(plan.layers)
+        self.fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
+
+    def fill(self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool) -> None:
+        """Write down one call."""
+        task = self.fields
+        task[: kernels.NUM_VARIABLE] = 0
+        task[kernels.THETA] = _address(theta)
+        task[kernels.POINTS] = _address(x)
+        task[kernels.SAMPLES] = len(x)
+        if gradient:
+            task[kernels.GRADIENTS] = _address(self._gradients)
+            task[kernels.GRADIENT_BYTES] = self._gradients.strides[0]
+        for field, array in fields.items():
+            task[field] = _address(array)
+
+    def loss(self) -> float:
+        """Squared error of all threads, added in their order."""
+        return float(sum(self._losses.tolist()))
+
+    def gradient(self) -> Array:
+        """Gradients of all threads, added in their order."""
+        result = self._gradients[0].copy()
+        for row in self._gradients[1:]:
+            result += row
+        return result
+
+    def check_status(self) -> None:
+        """Raise for a layer that met a value outside its interval where the policy is `error`."""
+        layer = int(self._status.max())
+        self._status[:] = 0
+        if layer:
+            raise DomainError(
+                f"a value in layer {layer} lies outside the interval of its knots, and `outside='error'` refuses that. "
+                "Use `outside='extend'`, or knots on a larger `domain`."
+            )
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _contiguous_chunks(x: Array, *others: Array | None) -> Iterator[tuple[slice, Array]]:
+    """All samples at once where they lie in memory as the kernels want them; else chunk by chunk, copied."""
+    if len(x) == 0:
+        return
+    if x.flags.c_contiguous and all(other is None or other.flags.c_contiguous for other in others):
+        yield slice(None), x
+        return
+    for rows in row_chunks(len(x), x.shape[1], _CHUNK_ENTRIES):
+        yield rows, np.ascontiguousarray(x[rows])
+
+
+@cache
+def _kernel_address(num_basis: int, dtype: type, jet: bool) -> int:
+    """Address of the compiled kernel for one degree and dtype."""
+    make = jet_kernels.make_jet_sweep if jet else kernels.make_sweep
+    with _announced(f"kernels for degree {num_basis - 1} in {np.dtype(dtype).name}"):
+        return int(make((0,) * num_basis, dtype).address)
+
+
+@contextmanager
+def _announced(what: str) -> Iterator[None]:
+    """Log a line if the body takes longer than a second."""
+    message = "kanmg: compiling %s (once, about 10 s; kept on disk)"
+    timer = threading.Timer(1.0, _logger.warning, (message, what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

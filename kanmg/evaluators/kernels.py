@@ -1,0 +1,474 @@
+"""Compiled kernels of the CPU evaluator: blocks of samples through all layers, forwards and backwards.
+
+Sizes are run-time numbers; only the largest degree k (through the type of `marker`, a tuple of k + 1 integers) and the
+dtype are fixed when a kernel is compiled. `kanmg.evaluators.plan` describes a network in two arrays: `layers` (integers, one row
+per layer) and `tables` (knots and local polynomials).
+
+All hidden values, adjoints, cells, basis values and slopes of a block of samples lie in one workspace per thread, small
+enough to stay in cache. The loops over a layer run over inputs outside and over samples inside, so that one input's
+coefficients stay in the first-level cache while a whole block uses them.
+
+A kernel is called with a thread number and the address of a *task*: an array of int64 that holds the addresses of all arrays
+and all sizes. This keeps the call cheap, takes read-only arrays as they are, and lets one parallel loop, compiled once,
+run every kernel.
+"""
+
+# ruff: noqa: PLR0913, PLR0917 - kernels take flat lists of arrays: Numba knows no cheaper way to pass a structure.
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, cfunc, njit, prange
+
+from kanmg.evaluators.plan import (
+    ADJOINT_SLOT,
+    AFFINE,
+    BASIS,
+    BIAS,
+    CELL_SLOT,
+    CELLS,
+    COEFFICIENTS,
+    COTANGENT_SLOT,
+    ERROR,
+    EXTEND,
+    INPUT_SLOT,
+    INPUTS,
+    KIND,
+    LINEAR,
+    NUM_FIELDS,
+    NUMBER,
+    OUTPUT_SLOT,
+    OUTPUTS,
+    OUTSIDE,
+    SLOPE_SLOT,
+    TABLE,
+    TABLE_STRIDE,
+    UNIFORM,
+    VALUE_SLOT,
+    ZERO,
+)
+from kanmg.evaluators.simd import QUAD, WIDE, dot, load, multiply, multiply_add, pointer, call, read, store, total, write
+
+# Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
+THETA, POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(9)
+DIRECTION, THETA_DIRECTION, FIRST, SECOND, GRADIENT_BYTES = range(9, 14)
+NUM_VARIABLE = 14
+LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(14, 20)
+SAMPLES, BLOCK, THREADS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(20, 27)
+NUM_TASK_FIELDS = 27
+
+ONE = (0,)
+"""Marker of one weight per input: what an affine layer has where a spline layer has k + 1."""
+
+
+@njit(cache=True, forceinline=True)
+def local_values(t, tables, polynomial, marker):
+    """The k + 1 local basis values and their derivatives in t, by Horner's rule on vectors of coefficients."""
+    count = len(marker)
+    value = load(tables, polynomial + (count - 1) * count, marker)
+    slope = multiply(0.0, value)
+    for j in range(count - 2, -1, -1):
+        slope = multiply_add(t, slope, value)
+        value = multiply_add(t, value, load(tables, polynomial + j * count, marker))
+    return value, slope
+
+
+@njit(cache=True)
+def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker):
+    """Cells, basis values and slopes of one input on uniform knots, whose polynomials continue outside."""
+    count = len(marker)
+    num_inputs, num_cells = layer[INPUTS], layer[CELLS]
+    input_slot, cell_slot = layer[INPUT_SLOT] + p, layer[CELL_SLOT] + p * block
+    value_slot, slope_slot = layer[VALUE_SLOT] + p * block * count, layer[SLOPE_SLOT] + p * block * count
+    inverse = tables[at + 2]
+    left, last = tables[at], num_cells - 1
+    for n in range(samples):
+        u = (read(work, input_slot + n * num_inputs) - left) * inverse
+        # NaN compares false and becomes 0 here, before it would become an undefined integer.
+        inside = u if u > 0.0 else 0.0
+        cell = np.int64(inside if inside < last else last)
+        write(cells, cell_slot + n, cell)
+        value, slope = local_values(u - cell, tables, at + 3, marker)
+        store(work, value_slot + n * count, value)
+        if want_slopes:
+            store(work, slope_slot + n * count, multiply(inverse, slope))
+
+
+@njit(cache=True, forceinline=True)
+def find_cell(x, tables, breakpoints, num_cells):
+    """The cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell."""
+    low = 0
+    high = num_cells
+    while high - low > 1:
+        middle = (low + high) // 2
+        if x >= read(tables, breakpoints + middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True)
+def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker):
+    """Cells, basis values and slopes of one input, for any knots and any policy outside."""
+    count = len(marker)
+    num_inputs, num_cells, uniform, outside = layer[INPUTS], layer[CELLS], layer[UNIFORM], layer[OUTSIDE]
+    left, right = tables[at], tables[at + 1]
+    for n in range(samples):
+        x = work[layer[INPUT_SLOT] + n * num_inputs + p]
+        inside = x
+        if outside != EXTEND and (x < left or x > right):
+            inside = left if x < left else right
+            if outside == ERROR:
+                status[0] = layer[NUMBER]
+        if uniform:
+            inverse = tables[at + 2]
+            t = (inside - left) * inverse
+            cell = np.int64(t if 0.0 < t < num_cells - 1 else (num_cells - 1 if t > 0.0 else 0))
+            t -= cell
+            polynomial = at + 3
+        else:
+            cell = find_cell(inside, tables, at + 2, num_cells)
+            inverse = tables[at + 3 + num_cells + cell]
+            t = (inside - tables[at + 2 + cell]) * inverse
+            polynomial = at + 3 + 2 * num_cells + cell * count * count
+        value, slope = local_values(t, tables, polynomial, marker)
+        if x < inside or x > inside:
+            slope = multiply(inverse if outside == LINEAR else 0.0, slope)
+            value = multiply_add(x - inside, slope, multiply(0.0 if outside == ZERO else 1.0, value))
+        else:
+            slope = multiply(inverse, slope)
+        position = p * block + n
+        cells[layer[CELL_SLOT] + position] = cell
+        store(work, layer[VALUE_SLOT] + position * count, value)
+        if want_slopes:
+            store(work, layer[SLOPE_SLOT] + position * count, slope)
+
+
+@njit(cache=True)
+def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, status, marker):
+    """Fill cells, basis values and slopes of one spline layer for a block of samples."""
+    for p in range(layer[INPUTS]):
+        at = layer[TABLE] + p * layer[TABLE_STRIDE]
+        if layer[UNIFORM] and layer[OUTSIDE] == EXTEND:
+            uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker)
+        else:
+            general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker)
+
+
+@njit(cache=True, forceinline=True)
+def contract(theta, row, num_outputs, work, weights, output, marker):
+    """`output[q] += sum_s weights[s] * theta[row + s * num_outputs + q]` for all outputs q."""
+    q = 0
+    while q + 16 <= num_outputs:
+        wide = load(work, output + q, WIDE)
+        for s in range(len(marker)):
+            wide = multiply_add(read(work, weights + s), load(theta, row + s * num_outputs + q, WIDE), wide)
+        store(work, output + q, wide)
+        q += 16
+    while q + 4 <= num_outputs:
+        quad = load(work, output + q, QUAD)
+        for s in range(len(marker)):
+            quad = multiply_add(read(work, weights + s), load(theta, row + s * num_outputs + q, QUAD), quad)
+        store(work, output + q, quad)
+        q += 4
+    while q < num_outputs:
+        single = read(work, output + q)
+        for s in range(len(marker)):
+            single += read(work, weights + s) * read(theta, row + s * num_outputs + q)
+        write(work, output + q, single)
+        q += 1
+
+
+@njit(cache=True, forceinline=True)
+def spread(gradient, row, num_outputs, work, weights, cotangent, marker):
+    """`gradient[row + s * num_outputs + q] += weights[s] * cotangent[q]`: the transpose of `contract` in theta."""
+    q = 0
+    while q + 16 <= num_outputs:
+        wide = load(work, cotangent + q, WIDE)
+        for s in range(len(marker)):
+            place = row + s * num_outputs + q
+            store(gradient, place, multiply_add(read(work, weights + s), wide, load(gradient, place, WIDE)))
+        q += 16
+    while q + 4 <= num_outputs:
+        quad = load(work, cotangent + q, QUAD)
+        for s in range(len(marker)):
+            place = row + s * num_outputs + q
+            store(gradient, place, multiply_add(read(work, weights + s), quad, load(gradient, place, QUAD)))
+        q += 4
+    while q < num_outputs:
+        single = read(work, cotangent + q)
+        for s in range(len(marker)):
+            place = row + s * num_outputs + q
+            write(gradient, place, read(gradient, place) + read(work, weights + s) * single)
+        q += 1
+
+
+@njit(cache=True, forceinline=True)
+def pull(theta, row, num_outputs, work, weights, cotangent, marker):
+    """`sum_q cotangent[q] * sum_s weights[s] * theta[row + s * num_outputs + q]`: the transpose in the input."""
+    result = 0.0
+    q = 0
+    if num_outputs >= 16:
+        many = multiply(0.0, load(work, cotangent, WIDE))
+        while q + 16 <= num_outputs:
+            wide = multiply(read(work, weights), load(theta, row + q, WIDE))
+            for s in range(1, len(marker)):
+                wide = multiply_add(read(work, weights + s), load(theta, row + s * num_outputs + q, WIDE), wide)
+            many = multiply_add(wide, load(work, cotangent + q, WIDE), many)
+            q += 16
+        result += total(many)
+    while q + 4 <= num_outputs:
+        quad = multiply(read(work, weights), load(theta, row + q, QUAD))
+        for s in range(1, len(marker)):
+            quad = multiply_add(read(work, weights + s), load(theta, row + s * num_outputs + q, QUAD), quad)
+        result += dot(quad, load(work, cotangent + q, QUAD))
+        q += 4
+    while q < num_outputs:
+        single = read(work, weights) * read(theta, row + q)
+        for s in range(1, len(marker)):
+            single += read(work, weights + s) * read(theta, row + s * num_outputs + q)
+        result += single * read(work, cotangent + q)
+        q += 1
+    return result
+
+
+@njit(cache=True)
+def forward_spline(layer, theta, work, cells, samples, block, marker):
+    """Outputs of a spline layer whose basis values are there, for a block of samples."""
+    count = len(marker)
+    num_inputs, num_outputs, output_slot = layer[INPUTS], layer[OUTPUTS], layer[OUTPUT_SLOT]
+    cell_slot, value_slot, first = layer[CELL_SLOT], layer[VALUE_SLOT], layer[COEFFICIENTS]
+    per_input = layer[BASIS] * num_outputs
+    if num_outputs == 1:
+        for n in range(samples):
+            y = multiply(0.0, load(work, value_slot, marker))
+            for p in range(num_inputs):
+                position = p * block + n
+                row = first + p * per_input + read(cells, cell_slot + position)
+                y = multiply_add(load(work, value_slot + position * count, marker), load(theta, row, marker), y)
+            write(work, output_slot + n, total(y))
+        return
+    for i in range(samples * num_outputs):
+        write(work, output_slot + i, 0.0)
+    for p in range(num_inputs):
+        for n in range(samples):
+            position = p * block + n
+            row = first + p * per_input + read(cells, cell_slot + position) * num_outputs
+            contract(theta, row, num_outputs, work, value_slot + position * count, output_slot + n * num_outputs, marker)
+
+
+@njit(cache=True)
+def backward_spline(layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker):
+    """Gradients of a spline layer with respect to its coefficients and, where wanted, its inputs.
+
+    The gradient of sample n is added to `gradient[start + n * stride:]`: stride 0 sums over samples.
+    """
+    count = len(marker)
+    num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
+    cotangent_slot, adjoint_slot = layer[COTANGENT_SLOT], layer[ADJOINT_SLOT]
+    cell_slot, value_slot, slope_slot = layer[CELL_SLOT], layer[VALUE_SLOT], layer[SLOPE_SLOT]
+    first, per_input = layer[COEFFICIENTS], layer[BASIS] * num_outputs
+    if num_outputs == 1:
+        # Inputs inside: two samples in a row often share a part of their coefficients, and reading what was just
+        # written with another alignment stalls the processor.
+        for n in range(samples):
+            cotangent = read(work, cotangent_slot + n)
+            for p in range(num_inputs):
+                position = p * block + n
+                row = first + p * per_input + read(cells, cell_slot + position)
+                place = start + n * stride + row
+                value = load(work, value_slot + position * count, marker)
+                store(gradient, place, multiply_add(cotangent, value, load(gradient, place, marker)))
+                if want_inputs:
+                    slope = dot(load(work, slope_slot + position * count, marker), load(theta, row, marker))
+                    write(work, adjoint_slot + n * num_inputs + p, cotangent * slope)
+        return
+    for p in range(num_inputs):
+        for n in range(samples):
+            position = p * block + n
+            row = first + p * per_input + read(cells, cell_slot + position) * num_outputs
+            cotangent = cotangent_slot + n * num_outputs
+            spread(gradient, start + n * stride + row, num_outputs, work, value_slot + position * count, cotangent, marker)
+            if want_inputs:
+                pulled = pull(theta, row, num_outputs, work, slope_slot + position * count, cotangent, marker)
+                write(work, adjoint_slot + n * num_inputs + p, pulled)
+
+
+@njit(cache=True)
+def forward_affine(layer, theta, work, samples):
+    """Outputs of an affine layer for a block of samples."""
+    num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
+    input_slot, output_slot, first = layer[INPUT_SLOT], layer[OUTPUT_SLOT], layer[COEFFICIENTS]
+    has_bias = layer[BIAS]
+    for n in range(samples):
+        output = output_slot + n * num_outputs
+        for q in range(num_outputs):
+            write(work, output + q, read(theta, first + num_inputs * num_outputs + q) if has_bias else 0.0)
+        for p in range(num_inputs):
+            contract(theta, first + p * num_outputs, num_outputs, work, input_slot + n * num_inputs + p, output, ONE)
+
+
+@njit(cache=True)
+def backward_affine(layer, theta, work, samples, want_inputs, gradient, start, stride):
+    """Gradients of an affine layer; arguments as those of `backward_spline`."""
+    num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
+    input_slot, adjoint_slot, first = layer[INPUT_SLOT], layer[ADJOINT_SLOT], layer[COEFFICIENTS]
+    cotangent_slot, has_bias = layer[COTANGENT_SLOT], layer[BIAS]
+    for n in range(samples):
+        cotangent = cotangent_slot + n * num_outputs
+        place = start + n * stride + first
+        for p in range(num_inputs):
+            z = input_slot + n * num_inputs + p
+            spread(gradient, place + p * num_outputs, num_outputs, work, z, cotangent, ONE)
+            if want_inputs:
+                pulled = 0.0
+                for q in range(num_outputs):
+                    pulled += read(theta, first + p * num_outputs + q) * read(work, cotangent + q)
+                write(work, adjoint_slot + n * num_inputs + p, pulled)
+        if has_bias:
+            bias = place + num_inputs * num_outputs
+            for q in range(num_outputs):
+                write(gradient, bias + q, read(gradient, bias + q) + read(work, cotangent + q))
+
+
+@njit(cache=True)
+def forward(layers, theta, tables, work, cells, samples, block, slopes_from, status, marker):
+    """A block of samples through all layers; slopes are kept from layer `slopes_from` on."""
+    for number in range(len(layers)):
+        layer = layers[number]
+        if layer[KIND] == AFFINE:
+            forward_affine(layer, theta, work, samples)
+        else:
+            basis_of_layer(layer, tables, work, cells, samples, block, number >= slopes_from, status, marker)
+            forward_spline(layer, theta, work, cells, samples, block, marker)
+
+
+@njit(cache=True)
+def backward(layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker):
+    """The adjoint sweep; adjoints of a layer's inputs are computed from layer `inputs_from` on."""
+    for number in range(len(layers) - 1, -1, -1):
+        layer = layers[number]
+        want_inputs = number >= inputs_from
+        if layer[KIND] == AFFINE:
+            backward_affine(layer, theta, work, samples, want_inputs, gradient, start, stride)
+        else:
+            backward_spline(
+                layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker
+            )
+
+
+@njit(cache=True)
+def share(thread, threads, samples, block):
+    """First and last sample of one thread: whole blocks, the same ones whenever the numbers are the same."""
+    blocks = (samples + block - 1) // block
+    return min(thread * blocks // threads * block, samples), min((thread + 1) * blocks // threads * block, samples)
+
+
+@njit(cache=True)
+def residuals_of_block(work, output, cotangent, y, first, weights, weighted, samples, num_outputs):
+    """Weighted squared error of a block; leaves its derivative with respect to the outputs in the cotangents."""
+    loss = 0.0
+    for n in range(samples):
+        weight = 1.0
+        if weighted:
+            weight = read(weights, first + n)
+        for q in range(n * num_outputs, (n + 1) * num_outputs):
+            residual = read(work, output + q) - read(y, first * num_outputs + q)
+            loss += weight * residual * residual
+            write(work, cotangent + q, 2.0 * weight * residual)
+    return loss
+
+
+@njit(cache=True)
+def copy(source, first, target, start, count):
+    """Copy `count` numbers."""
+    for i in range(count):
+        write(target, start + i, read(source, first + i))
+
+
+def make_sweep(marker, dtype):
+    """Compile the one kernel behind values, squared errors, adjoints and Jacobians.
+
+    What it computes depends on which addresses of the task are not zero:
+
+    - `VALUES`: the outputs are written there;
+    - `TARGETS` (and `WEIGHTS`): the squared error is written to `LOSSES`, one number per thread;
+    - `COTANGENTS`: taken instead of the derivatives of the squared error;
+    - `GRADIENTS`: the gradient is added up there, in one row per thread; if `JACOBIAN` is set, it is the array of shape (samples,
+      outputs, coefficients) for the gradients of every sample's every output, which must hold zeros;
+    - `POINT_GRADIENTS`: the gradients with respect to the points are written there.
+
+    Parameters
+    ----------
+    marker : tuple of int
+        As many entries as basis functions per cell, degree + 1.
+    dtype : type
+        numpy.float64 or numpy.float32.
+    """
+
+    @cfunc("void(int64, int64)", cache=True)
+    def sweep(thread, address):
+        task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
+        layers = carray(pointer(task[LAYERS]), (task[NUM_LAYERS], NUM_FIELDS), np.int64)
+        num_inputs, num_outputs = layers[0, INPUTS], layers[-1, OUTPUTS]
+        output, cotangent = layers[-1, OUTPUT_SLOT], layers[-1, COTANGENT_SLOT]
+        total_samples, block, num_coefficients = task[SAMPLES], task[BLOCK], task[NUM_COEFFICIENTS]
+        # The kernels address by element and never ask for a length, so that one serves for all.
+        theta = carray(pointer(task[THETA]), num_coefficients, dtype)
+        x = carray(pointer(task[POINTS]), num_coefficients, dtype)
+        y = carray(pointer(task[TARGETS]), num_coefficients, dtype)
+        weights = carray(pointer(task[WEIGHTS]), num_coefficients, dtype)
+        values = carray(pointer(task[VALUES]), num_coefficients, dtype)
+        cotangents = carray(pointer(task[COTANGENTS]), num_coefficients, dtype)
+        point_gradients = carray(pointer(task[POINT_GRADIENTS]), num_coefficients, dtype)
+        tables = carray(pointer(task[TABLES]), num_coefficients, dtype)
+        work = carray(pointer(task[WORK] + thread * task[WORK_BYTES]), num_coefficients, dtype)
+        cells = carray(pointer(task[CELL_WORK] + thread * task[CELL_BYTES]), num_coefficients, np.int64)
+        gradient = carray(pointer(task[GRADIENTS] + thread * task[GRADIENT_BYTES]), num_coefficients, dtype)
+        losses = carray(pointer(task[LOSSES]), num_coefficients, np.float64)
+        status = carray(pointer(task[STATUS] + thread * 8), 1, np.int64)
+        backwards = task[GRADIENTS] != 0
+        inputs_from = 0 if task[POINT_GRADIENTS] != 0 else 1
+        slopes_from = inputs_from if backwards else len(layers)
+        if backwards and not task[JACOBIAN]:
+            for i in range(num_coefficients):
+                write(gradient, i, 0.0)
+        loss = 0.0
+        first, last = share(thread, task[THREADS], total_samples, block)
+        for begin in range(first, last, block):
+            samples = min(block, last - begin)
+            copy(x, begin * num_inputs, work, 0, samples * num_inputs)
+            forward(layers, theta, tables, work, cells, samples, block, slopes_from, status, marker)
+            if task[VALUES] != 0:
+                copy(work, output, values, begin * num_outputs, samples * num_outputs)
+            if task[TARGETS] != 0:
+                loss += residuals_of_block(
+                    work, output, cotangent, y, begin, weights, task[WEIGHTS] != 0, samples, num_outputs
+                )
+            elif task[COTANGENTS] != 0:
+                copy(cotangents, begin * num_outputs, work, cotangent, samples * num_outputs)
+            if backwards:
+                stride = num_coefficients * num_outputs if task[JACOBIAN] else 0
+                for q in range(num_outputs if task[JACOBIAN] else 1):
+                    if task[JACOBIAN]:
+                        for i in range(samples * num_outputs):
+                            write(work, cotangent + i, 1.0 if i % num_outputs == q else 0.0)
+                    start = stride * begin + q * num_coefficients if task[JACOBIAN] else 0
+                    backward(
+                        layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker
+                    )
+            if task[POINT_GRADIENTS] != 0:
+                copy(work, layers[0, ADJOINT_SLOT], point_gradients, begin * num_inputs, samples * num_inputs)
+        write(losses, thread, loss)
+
+    return sweep
+
+
+@njit(cache=True, parallel=True)
+def run(function, task, threads):
+    """Run a kernel once for every thread number, in parallel."""
+    if threads == 1:
+        call(function, 0, task)
+        return
+    for thread in prange(threads):
+        call(function, np.int64(thread), task)

@@ -1,0 +1,212 @@
+"""Explicit short vectors for Numba.
+
+LLVM's loop vectoriser gains nothing from the short inner loops of spline networks (k + 1 basis functions, a handful of
+outputs): it unrolls them into scalar code. So the kernels say what they want: a `Vector` is a value of LLVM's own
+vector type, which every CPU target lowers to its registers (two for a vector wider than one register, padding for odd
+lengths). Nothing here depends on an instruction set.
+
+The length is known at compile time from the type of a *marker*: a tuple of that many integers. In this way one source
+of a kernel serves all degrees, and Numba's own cache on disk tells the compiled versions apart by their signatures.
+
+Indices are not checked: the kernels are called through `kanmg.evaluators.cpu`, which checks shapes first.
+"""
+
+# Numba calls an intrinsic with (typing context, argument types...) and the code generator with (context, builder,
+# signature, arguments), whether they are used or not.
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic, models, register_model
+
+__all__ = [
+    "QUAD",
+    "WIDE",
+    "call",
+    "dot",
+    "load",
+    "multiply",
+    "multiply_add",
+    "pointer",
+    "read",
+    "store",
+    "total",
+    "write",
+]
+
+QUAD = (0, 0, 0, 0)
+"""Marker of vectors with four entries: how outputs are grouped."""
+
+WIDE = (0,) * 16
+"""Marker of vectors with sixteen entries, for layers with many outputs."""
+
+
+class Vector(types.Type):
+    """Numba type of a short vector of floats."""
+
+    def __init__(self, dtype: types.Float, length: int) -> None:
+        self.dtype = dtype
+        self.length = length
+        super().__init__(name=f"Vector({dtype}, {length})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """A Vector is LLVM's vector type, in memory as in registers."""
+
+    def __init__(self, dmm: Any, fe_type: Vector) -> None:
+        element = ir.DoubleType() if fe_type.dtype.bitwidth == 64 else ir.FloatType()
+        super().__init__(dmm, fe_type, ir.VectorType(element, fe_type.length))
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: ir.VectorType) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), mask)
+
+
+def _call(builder: Any, name: str, vector: ir.VectorType, arguments: list[Any]) -> Any:
+    suffix = f"v{vector.count}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
+    kind = ir.FunctionType(vector, [vector] * len(arguments))
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}")
+    return builder.call(function, arguments)
+
+
+@intrinsic
+def load(typingctx: Any, array: Any, index: Any, marker: Any) -> Any:
+    """Vector of the entries of a contiguous `array` from flat `index` on."""
+    vector = Vector(array.dtype, marker.count)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(vector)
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], kind)
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return vector(array, types.intp, marker), codegen
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write the vector `value` to a contiguous `array` from flat `index` on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(value)
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], kind)
+        builder.store(arguments[2], pointer, align=value.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def read(typingctx: Any, array: Any, index: Any) -> Any:
+    """Entry of a contiguous `array`; unlike `array[index]` it spends nothing on negative indices."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
+def write(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Set an entry of a contiguous `array`; unlike `array[index] = value` it spends nothing on negative indices."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store(arguments[2], builder.gep(data, [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Vector `a * b + c`, fused where the CPU can; `a` may be a scalar."""
+    scalar = not isinstance(a, Vector)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(c)
+        first = _splat(builder, arguments[0], kind) if scalar else arguments[0]
+        return _call(builder, "fmuladd", kind, [first, arguments[1], arguments[2]])
+
+    return c(c.dtype if scalar else a, b, c), codegen
+
+
+@intrinsic
+def multiply(typingctx: Any, a: Any, b: Any) -> Any:
+    """Vector `a * b`; `a` may be a scalar."""
+    scalar = not isinstance(a, Vector)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = _splat(builder, arguments[0], context.get_value_type(b)) if scalar else arguments[0]
+        return builder.fmul(first, arguments[1])
+
+    return b(b.dtype if scalar else a, b), codegen
+
+
+def _sum_in_halves(builder: Any, values: list[Any]) -> Any:
+    """Add pairwise: a fixed order, and half the latency of adding one after the other."""
+    while len(values) > 1:
+        half = len(values) // 2
+        added = [builder.fadd(values[i], values[i + half]) for i in range(half)]
+        values = added + values[2 * half :]
+    return values[0]
+
+
+@intrinsic
+def total(typingctx: Any, a: Any) -> Any:
+    """Sum of the entries of a vector, in a fixed order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entries = [builder.extract_element(arguments[0], ir.IntType(32)(i)) for i in range(a.length)]
+        return _sum_in_halves(builder, entries)
+
+    return a.dtype(a), codegen
+
+
+@intrinsic
+def dot(typingctx: Any, a: Any, b: Any) -> Any:
+    """Inner product of two vectors, summed in a fixed order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        product = builder.fmul(arguments[0], arguments[1])
+        entries = [builder.extract_element(product, ir.IntType(32)(i)) for i in range(a.length)]
+        return _sum_in_halves(builder, entries)
+
+    return a.dtype(a, b), codegen
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any) -> Any:
+    """Address as the void pointer that `numba.carray` takes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@intrinsic
+def call(typingctx: Any, function: Any, thread: Any, task: Any) -> Any:
+    """Call the compiled `void function(int64 thread, int64 task)` at an address.
+
+    A call through an address hides the kernel from the loop that runs it in parallel, which is then compiled once for all
+    kernels; Numba would otherwise optimise every kernel three more times as a part of that loop.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
