@@ -21,6 +21,7 @@ __all__ = [
     "KanmgTypeError",
     "KanmgValueError",
     "KanmgWarning",
+    "MissingDependencyError",
     "NestingError",
     "NonFiniteError",
     "ShapeError",
@@ -65,6 +66,10 @@ class CheckpointError(KanmgValueError):
 
 class DtypeError(KanmgTypeError):
     """An array has a dtype that is not the hierarchy's."""
+
+
+class MissingDependencyError(KanmgError, ImportError):
+    """An optional package is not installed."""
 
 
 class ConvergenceError(KanmgError, RuntimeError):

@@ -1,0 +1,31 @@
+"""Model problems with known answers.
+
+Each function returns a `ModelProblem`: the samples, the exact function, unseen points, and the hierarchy that suits it.
+
+Examples
+--------
+>>> from kanmg import gallery
+>>> model = gallery.franke()
+>>> model.problem.num_samples, model.domain
+(2000, ((0.0, 1.0), (0.0, 1.0)))
+"""
+
+from __future__ import annotations
+
+from kanmg.gallery.functions import chirp, complex_exponential, franke, friedman, kink, least_squares, runge
+from kanmg.gallery.model_problem import ModelProblem, regression_problem
+from kanmg.gallery.published import kan1, ml1
+
+__all__ = [
+    "ModelProblem",
+    "chirp",
+    "complex_exponential",
+    "franke",
+    "friedman",
+    "kan1",
+    "kink",
+    "least_squares",
+    "ml1",
+    "regression_problem",
+    "runge",
+]

@@ -1,0 +1,206 @@
+"""What a problem of the gallery is: samples of a known function, and how far a solution is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kanmg.errors import KanmgValueError
+from kanmg.hierarchy import Hierarchy, uniform_hierarchy
+from kanmg.problems.regression import Regression
+
+__all__ = ["ModelProblem", "regression_problem"]
+
+Array = npt.NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+TRAINING_STREAM, NOISE_STREAM, TEST_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class ModelProblem:
+    """Regression of a known function.
+
+    Training and test points come from independent streams of one seed: no test point is ever a training point.
+
+    Attributes
+    ----------
+    name : str
+    x : ndarray, shape (N, d), float64
+        Training points.
+    y : ndarray, shape (N, Q), float64
+        Training values.
+    problem : Regression
+        The problem of fitting them.
+    exact : callable
+        The function itself: points of shape (N, d) to values of shape (N, Q), float64.
+    domain : tuple of (float, float)
+        The interval of each coordinate from which points are drawn.
+    hierarchy_arguments : mapping
+        What `kanmg.uniform_hierarchy` is recommended to be called with.
+    source : str
+        Where the problem comes from.
+    seed : int
+        Seed of the samples.
+
+    Examples
+    --------
+    >>> from kanmg import gallery
+    >>> model = gallery.kan1(num_samples=100)
+    >>> model.problem.num_samples
+    100
+    >>> x, y = model.test_data(5)
+    >>> x.shape, y.shape
+    ((5, 2), (5, 1))
+    >>> model.rms_error(model.exact)
+    0.0
+    """
+
+    name: str
+    x: Array = field(repr=False)
+    y: Array = field(repr=False)
+    problem: Regression
+    exact: Function = field(repr=False)
+    domain: tuple[tuple[float, float], ...]
+    hierarchy_arguments: Mapping[str, Any]
+    source: str
+    seed: int = 0
+
+    def hierarchy(self, **changes: Any) -> Hierarchy:
+        """Build the recommended hierarchy.
+
+        Parameters
+        ----------
+        **changes
+            Arguments of `kanmg.uniform_hierarchy` that replace the recommended ones.
+
+        Returns
+        -------
+        Hierarchy
+
+        Examples
+        --------
+        >>> from kanmg import gallery
+        >>> len(gallery.ml1(num_samples=100).hierarchy(num_levels=2))
+        2
+        """
+        return uniform_hierarchy(**{**self.hierarchy_arguments, **changes})
+
+    def test_data(self, num_samples: int = 10_000) -> tuple[Array, Array]:
+        """Draw unseen points and the exact, noise-free values there.
+
+        The same points at every call.
+
+        Parameters
+        ----------
+        num_samples : int
+
+        Returns
+        -------
+        x : ndarray, shape (num_samples, d), float64
+        y : ndarray, shape (num_samples, Q), float64
+        """
+        x = _draw(self.domain, num_samples, self.seed, TEST_STREAM)
+        return x, self.exact(x)
+
+    def mean_squared_error(self, function: Callable[[Array], Array], num_samples: int = 10_000) -> float:
+        """Mean squared error of `function`, say of a `Solution`, on unseen points.
+
+        Parameters
+        ----------
+        function : callable
+            Points of shape (N, d) to values of shape (N, Q).
+        num_samples : int
+
+        Returns
+        -------
+        float
+            Mean over points and outputs, against the noise-free values.
+        """
+        x, y = self.test_data(num_samples)
+        return float(np.mean((np.asarray(function(x), dtype=np.float64) - y) ** 2))
+
+    def rms_error(self, function: Callable[[Array], Array], num_samples: int = 10_000) -> float:
+        """Root of the mean squared error of `function` on unseen points; see `mean_squared_error`."""
+        return float(np.sqrt(self.mean_squared_error(function, num_samples)))
+
+
+def regression_problem(
+    name: str,
+    exact: Function,
+    *,
+    domain: tuple[tuple[float, float], ...],
+    hierarchy_arguments: Mapping[str, Any],
+    source: str,
+    num_samples: int,
+    seed: int,
+    noise: float = 0.0,
+    **regression_arguments: Any,
+) -> ModelProblem:
+    """Sample `exact` at uniformly distributed points.
+
+    Parameters
+    ----------
+    name, exact, domain, hierarchy_arguments, source, seed
+        See `ModelProblem`.
+    num_samples : int
+        Number of training samples.
+    noise : float
+        Standard deviation of Gaussian noise added to the training values (never to the test values).
+    **regression_arguments
+        Passed to `kanmg.Regression`.
+
+    Returns
+    -------
+    ModelProblem
+
+    Raises
+    ------
+    KanmgValueError
+        If `num_samples` is not positive or `noise` is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kanmg.gallery import regression_problem
+    >>> hierarchy_arguments = {"widths": (1, 1), "degree": 3, "num_intervals": 4, "domain": (0.0, 3.0)}
+    >>> model = regression_problem(
+    ...     "sine",
+    ...     np.sin,
+    ...     domain=((0.0, 3.0),),
+    ...     hierarchy_arguments=hierarchy_arguments,
+    ...     source="textbook",
+    ...     num_samples=7,
+    ...     seed=0,
+    ... )
+    >>> model.problem.num_samples
+    7
+    """
+    if num_samples < 1:
+        raise KanmgValueError(f"`num_samples={num_samples}` is too few. Pass at least 1.")
+    if noise < 0.0:
+        raise KanmgValueError(f"`noise={noise}` is no standard deviation. Pass 0.0 for exact values, or more.")
+    x = _draw(domain, num_samples, seed, TRAINING_STREAM)
+    y = exact(x)
+    if noise > 0.0:
+        y = y + noise * np.random.default_rng([seed, NOISE_STREAM]).standard_normal(y.shape)
+    return ModelProblem(
+        name=name,
+        x=x,
+        y=y,
+        problem=Regression(x, y, seed=seed, **regression_arguments),
+        exact=exact,
+        domain=domain,
+        hierarchy_arguments=hierarchy_arguments,
+        source=source,
+        seed=seed,
+    )
+
+
+def _draw(domain: tuple[tuple[float, float], ...], num_samples: int, seed: int, stream: int) -> Array:
+    lower, upper = np.array(domain).T
+    return np.random.default_rng([seed, stream]).uniform(lower, upper, size=(num_samples, len(domain)))

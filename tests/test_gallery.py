@@ -1,0 +1,124 @@
+"""The gallery: known values, reproducible samples, unseen test points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanmg import gallery
+from kanmg.errors import KanmgValueError
+from kanmg.evaluators.base import Evaluator
+
+MODELS = {
+    name: getattr(gallery, name)
+    for name in ("chirp", "complex_exponential", "franke", "friedman", "kan1", "kink", "least_squares", "ml1", "runge")
+}
+
+
+@pytest.fixture(params=MODELS)
+def make(request):
+    return MODELS[request.param]
+
+
+def test_every_public_function_is_tested():
+    assert set(MODELS) == set(gallery.__all__) - {"ModelProblem", "regression_problem"}
+
+
+def test_training_values_are_the_exact_ones_inside_the_domain(make):
+    model = make(200)
+    lower, upper = np.array(model.domain).T
+    assert model.problem.num_samples == 200
+    assert model.x.shape == (200, len(model.domain))
+    assert ((model.x >= lower) & (model.x <= upper)).all()
+    np.testing.assert_array_equal(model.y, model.exact(model.x))
+
+
+def test_points_fill_the_domain(make):
+    model = make(2000)
+    lower, upper = np.array(model.domain).T
+    np.testing.assert_allclose(model.x.min(axis=0), lower, atol=0.02 * (upper - lower).max())
+    np.testing.assert_allclose(model.x.max(axis=0), upper, atol=0.02 * (upper - lower).max())
+
+
+def test_same_seed_same_samples_other_seed_other_samples(make):
+    np.testing.assert_array_equal(make(50, seed=3).x, make(50, seed=3).x)
+    assert not np.isin(make(50, seed=3).x, make(50, seed=4).x).any()
+
+
+def test_no_test_point_is_a_training_point(make):
+    model = make(500)
+    x, y = model.test_data(500)
+    assert not np.isin(x, model.x).any()
+    np.testing.assert_array_equal(y, model.exact(x))
+    np.testing.assert_array_equal(x, model.test_data(500)[0])
+
+
+def test_errors_vanish_for_the_exact_function_and_are_means(make):
+    model = make(50)
+    assert model.rms_error(model.exact) == 0.0
+    assert model.mean_squared_error(lambda x: model.exact(x) + 0.5) == pytest.approx(0.25)
+    assert model.rms_error(lambda x: model.exact(x) + 0.5, num_samples=10) == pytest.approx(0.5)
+
+
+def test_recommended_hierarchy_fits_the_problem(make):
+    model = make(50)
+    hierarchy = model.hierarchy(evaluator="reference")
+    model.problem.check(hierarchy)
+    assert hierarchy.widths == tuple(model.hierarchy_arguments["widths"])
+    assert isinstance(hierarchy[0].evaluator, Evaluator)
+    assert len(model.hierarchy(evaluator="reference", num_levels=2)) == 2
+
+
+def test_ml1_fills_the_unit_interval():
+    model = gallery.ml1(10)
+    axis = np.linspace(1e-4, 0.9999, 1001)
+    values = model.exact(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
+    assert values.min() == pytest.approx(0.0, abs=5e-4)
+    assert values.max() == pytest.approx(1.0, abs=5e-4)
+    assert values.min() >= 0.0
+    assert values.max() <= 1.0
+
+
+def test_ml1_at_a_point_by_hand():
+    angle, (x, y) = 0.175, (0.3, 0.6)
+    u, v = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+    f = np.cos(4 * np.pi * u) + np.sin(np.pi * v) + np.sin(2 * np.pi * v) + abs(np.sin(3 * np.pi * v * v))
+    low = np.sin(np.pi * np.sqrt(2 / 3)) + np.sin(2 * np.pi * np.sqrt(2 / 3)) - 1
+    expected = (f - low) / (3.6157227009882068 - low)
+    assert gallery.ml1(10).exact(np.array([[x, y]]))[0, 0] == pytest.approx(expected, rel=1e-14)
+
+
+def test_ml1_has_the_parameter_counts_of_the_paper():
+    counts = [level.network.num_coefficients for level in gallery.ml1(10).hierarchy(evaluator="reference")]
+    assert counts[0] == 55
+    assert counts[-1] == 230
+
+
+def test_noise_is_on_the_training_values_only():
+    noisy, clean = gallery.franke(4000, noise=0.1), gallery.franke(4000)
+    np.testing.assert_array_equal(noisy.x, clean.x)
+    np.testing.assert_array_equal(noisy.test_data(10)[1], clean.test_data(10)[1])
+    assert np.std(noisy.y - clean.y) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("arguments", [{"num_samples": 0}, {"noise": -0.1}])
+def test_impossible_arguments_are_refused(arguments):
+    (name, value) = next(iter(arguments.items()))
+    with pytest.raises(KanmgValueError, match=f"`{name}={value}`"):
+        gallery.franke(**{"num_samples": 10, **arguments})
+
+
+def test_outputs_of_the_complex_exponential_satisfy_the_cauchy_riemann_equations():
+    model, h = gallery.complex_exponential(10), 1e-6
+    x = model.test_data(20)[0]
+    d_x = (model.exact(x + [h, 0]) - model.exact(x - [h, 0])) / (2 * h)
+    d_y = (model.exact(x + [0, h]) - model.exact(x - [0, h])) / (2 * h)
+    np.testing.assert_allclose(d_y, np.pi * np.stack([-d_x[:, 1], d_x[:, 0]], axis=1), atol=1e-7)
+
+
+def test_five_inputs_of_friedman_do_nothing():
+    model = gallery.friedman(10)
+    x = model.test_data(20)[0]
+    other = x.copy()
+    other[:, 5:] = 0.5
+    np.testing.assert_array_equal(model.exact(x), model.exact(other))
