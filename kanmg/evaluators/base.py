@@ -106,8 +106,9 @@ class Evaluator(ABC):
 
     def _checked(self, data: Array, name: str, shape: tuple[int | None, ...]) -> Array:
         """View data as an array of this evaluator's dtype and the shape that is required (None: any length)."""
-        array = as_array(data, name)
-        check_dtype(array, self.dtype, name)
+        array = data if type(data) is np.ndarray else as_array(data, name)
+        if array.dtype is not self.dtype:
+            check_dtype(as_array(array, name), self.dtype, name)
         fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
         if not fits:
             required = ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")

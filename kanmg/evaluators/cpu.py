@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -34,6 +35,8 @@ _WORK_PER_THREAD = 40_000
 
 # Entries of the dense Jacobians that `gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22
+
+_ALL = slice(None)
 
 # Entries of the points that are copied at a time when they are not contiguous.
 _CHUNK_ENTRIES = 1 << 18
@@ -72,26 +75,30 @@ class CPUEvaluator(Evaluator):
         super().__init__(network, resolve_dtype(dtype))
         self._plan = make_plan(network, self.dtype)
         self._costs = value_cost(network), gradient_cost(network)
+        self._num_coefficients, self._num_inputs = network.num_coefficients, network.num_inputs
+        self._num_outputs = network.num_outputs
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._tasks: dict[tuple[int, bool], _Task] = {}
         self._addresses: dict[bool, int] = {}
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
-        result = np.empty((len(x), self.network.num_outputs), self.dtype)
+        result = np.empty((len(x), self._num_outputs), self.dtype)
         for rows, points in _contiguous_chunks(x):
             self._run(theta, points, {kernels.VALUES: result[rows]})
         return result
 
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         theta, x = self._coefficients(theta), self._points(x)
-        loss, gradient = 0.0, np.zeros(0, self.dtype)
-        for points, fields in self._targets(x, y, weights):
-            part, gradient_part = self._run(theta, points, fields, gradient=True)
-            loss += part
-            gradient = gradient_part if gradient.size == 0 else gradient + gradient_part
-        if gradient.size == 0:
-            return 0.0, np.zeros(self.network.num_coefficients, self.dtype)
+        parts = [
+            self._run(theta, points, fields, gradient=True) for points, fields in self._targets(x, y, weights)
+        ]
+        if not parts:
+            return 0.0, np.zeros(self._num_coefficients, self.dtype)
+        loss, gradient = parts[0]
+        for more, gradient_part in parts[1:]:
+            loss += more
+            gradient += gradient_part
         return loss, self._compressed(gradient)
 
     def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
@@ -100,8 +107,8 @@ class CPUEvaluator(Evaluator):
 
     def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
         theta, x = self._coefficients(theta), self._points(x)
-        cotangents = self._checked(cotangents, "cotangents", (len(x), self.network.num_outputs))
-        point_gradients = np.empty((len(x), self.network.num_inputs), self.dtype)
+        cotangents = self._checked(cotangents, "cotangents", (len(x), self._num_outputs))
+        point_gradients = np.empty((len(x), self._num_inputs), self.dtype)
         gradient = np.zeros(self._plan.num_coefficients, self.dtype)
         for rows, points in _contiguous_chunks(x):
             fields = {
@@ -113,7 +120,7 @@ class CPUEvaluator(Evaluator):
 
     def jacobian(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), np.ascontiguousarray(self._points(x))
-        result = np.zeros((len(x), self.network.num_outputs, self._plan.num_coefficients), self.dtype)
+        result = np.zeros((len(x), self._num_outputs, self._plan.num_coefficients), self.dtype)
         if result.size:
             self._run(theta, x, {kernels.GRADIENTS: result, kernels.JACOBIAN: result})
         return self._compressed(result)
@@ -122,11 +129,11 @@ class CPUEvaluator(Evaluator):
         self, theta: Array, x: Array, residuals: Array, weights: Array | None = None
     ) -> tuple[Array, Array]:
         x = self._points(x)
-        residuals = self._checked(residuals, "residuals", (len(x), self.network.num_outputs))
+        residuals = self._checked(residuals, "residuals", (len(x), self._num_outputs))
         scale = None if weights is None else np.sqrt(self._checked(weights, "weights", (len(x),)))
-        size = self.network.num_coefficients
+        size = self._num_coefficients
         matrix, vector = np.zeros((size, size), self.dtype), np.zeros(size, self.dtype)
-        for rows in row_chunks(len(x), size * self.network.num_outputs, _JACOBIAN_ENTRIES):
+        for rows in row_chunks(len(x), size * self._num_outputs, _JACOBIAN_ENTRIES):
             jacobian, right = self.jacobian(theta, x[rows]), residuals[rows]
             if scale is not None:
                 jacobian, right = jacobian * scale[rows, None, None], right * scale[rows, None]
@@ -143,8 +150,8 @@ class CPUEvaluator(Evaluator):
                 'Use `evaluator="reference"` in `kanmg.uniform_hierarchy` for higher ones.'
             )
         theta, x = self._coefficients(theta), self._points(x)
-        directions = np.ascontiguousarray(self._checked(directions, "directions", (None, self.network.num_inputs)))
-        value = np.empty((len(x), self.network.num_outputs), self.dtype)
+        directions = np.ascontiguousarray(self._checked(directions, "directions", (None, self._num_inputs)))
+        value = np.empty((len(x), self._num_outputs), self.dtype)
         derivatives = np.empty((order, len(directions), *value.shape), self.dtype)
         if len(directions) == 0 or order == 0:
             return Jet(self.value(theta, x), tuple(derivatives))
@@ -159,7 +166,7 @@ class CPUEvaluator(Evaluator):
     def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
         direction = self._padded(self._coefficients(direction))
-        result = np.empty((len(x), self.network.num_outputs), self.dtype)
+        result = np.empty((len(x), self._num_outputs), self.dtype)
         for rows, points in _contiguous_chunks(x):
             fields = {kernels.THETA_DIRECTION: direction, kernels.FIRST: result[rows]}
             self._run(theta, points, fields, jet=True)
@@ -181,11 +188,10 @@ class CPUEvaluator(Evaluator):
         Returns the squared error and, with `gradient`, the sum of the threads' gradients.
         """
         threads = self._num_threads(len(x))
-        theta = self._padded(theta)
         with _lock:
             task = self._task(threads, jet)
             task.fill(theta, x, fields, gradient=gradient)
-            before = numba.get_num_threads()
+            before = numba.get_num_threads() if threads > 1 else threads
             if before != threads:
                 numba.set_num_threads(threads)
             try:
@@ -214,28 +220,28 @@ class CPUEvaluator(Evaluator):
 
     def _targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[tuple[Array, dict[int, Array]]]:
         """Points of one chunk after the other, and the fields that say what to compare them with."""
-        y = self._checked(y, "y", (len(x), self.network.num_outputs))
+        y = self._checked(y, "y", (len(x), self._num_outputs))
         if weights is not None:
             weights = self._checked(weights, "weights", (len(x),))
         for rows, points in _contiguous_chunks(x, y, weights):
-            fields = {kernels.TARGETS: np.ascontiguousarray(y[rows])}
+            fields = {kernels.TARGETS: _rows(y, rows)}
             if weights is not None:
-                fields[kernels.WEIGHTS] = np.ascontiguousarray(weights[rows])
+                fields[kernels.WEIGHTS] = _rows(weights, rows)
             yield points, fields
 
-    def _padded(self, theta: Array) -> Array:
+    def _padded(self, direction: Array) -> Array:
         padding = self._plan.padding
-        return theta if padding is None else padding.pad(theta)
+        return np.ascontiguousarray(direction) if padding is None else padding.pad(direction)
 
     def _compressed(self, gradient: Array) -> Array:
         padding = self._plan.padding
         return gradient if padding is None else padding.compress(gradient)
 
     def _coefficients(self, theta: Array) -> Array:
-        return np.ascontiguousarray(self._checked(theta, "theta", (self.network.num_coefficients,)))
+        return self._checked(theta, "theta", (self._num_coefficients,))
 
     def _points(self, x: Array) -> Array:
-        return self._checked(x, "x", (None, self.network.num_inputs))
+        return self._checked(x, "x", (None, self._num_inputs))
 
 
 class _Task:
@@ -245,7 +251,11 @@ class _Task:
         self.fields = np.zeros(kernels.NUM_TASK_FIELDS, np.int64)
         self.address = _address(self.fields)
         self.nothing = np.zeros(0, dtype)
+        self._theta = np.zeros(plan.num_coefficients, dtype)
+        self._positions = _ALL if plan.padding is None else plan.padding.positions
         self._gradients = np.zeros((threads, plan.num_coefficients), dtype)
+        self._gradients_address = _address(self._gradients)
+        self._known: dict[int, tuple[weakref.ref[Array], int]] = {}
         self._losses = np.zeros(threads)
         self._status = np.zeros(threads, np.int64)
         # The kernels know arrays by their addresses alone: whatever they use is kept alive here.
@@ -256,6 +266,7 @@ class _Task:
         static = (kernels.LAYERS, kernels.TABLES, kernels.WORK, kernels.CELL_WORK)
         for field, array in zip(static, self._kept, strict=True):
             self.fields[field] = _address(array)
+        self.fields[kernels.THETA] = _address(self._theta)
         self.fields[kernels.LOSSES] = _address(self._losses)
         self.fields[kernels.STATUS] = _address(self._status)
         self.fields[kernels.WORK_BYTES] = plan.work_size * dtype.itemsize
@@ -269,14 +280,23 @@ class _Task:
         """Write down one call."""
         task = self.fields
         task[: kernels.NUM_VARIABLE] = 0
-        task[kernels.THETA] = _address(theta)
-        task[kernels.POINTS] = _address(x)
+        self._theta[self._positions] = theta
+        task[kernels.POINTS] = self._known_address(kernels.POINTS, x)
         task[kernels.SAMPLES] = len(x)
         if gradient:
-            task[kernels.GRADIENTS] = _address(self._gradients)
+            task[kernels.GRADIENTS] = self._gradients_address
             task[kernels.GRADIENT_BYTES] = self._gradients.strides[0]
         for field, array in fields.items():
-            task[field] = _address(array)
+            task[field] = self._known_address(field, array)
+
+    def _known_address(self, field: int, array: Array) -> int:
+        """Address of an array that is often the one of the call before; asking NumPy takes two microseconds."""
+        before = self._known.get(field)
+        if before is not None and before[0]() is array:
+            return before[1]
+        address = _address(array)
+        self._known[field] = weakref.ref(array), address
+        return address
 
     def loss(self) -> float:
         """Squared error of all threads, added in their order."""
@@ -300,6 +320,11 @@ class _Task:
             )
 
 
+def _rows(array: Array, rows: slice) -> Array:
+    """Contiguous rows; the array itself when all are wanted, so that its address is known."""
+    return array if rows is _ALL else np.ascontiguousarray(array[rows])
+
+
 def _address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -309,7 +334,7 @@ def _contiguous_chunks(x: Array, *others: Array | None) -> Iterator[tuple[slice,
     if len(x) == 0:
         return
     if x.flags.c_contiguous and all(other is None or other.flags.c_contiguous for other in others):
-        yield slice(None), x
+        yield _ALL, x
         return
     for rows in row_chunks(len(x), x.shape[1], _CHUNK_ENTRIES):
         yield rows, np.ascontiguousarray(x[rows])

@@ -17,6 +17,7 @@ import numpy as np
 from numba import carray, cfunc, njit
 
 from kanmg.evaluators.kernels import (
+    BLOCK,
     DIRECTION,
     FIRST,
     LAYERS,
@@ -27,6 +28,7 @@ from kanmg.evaluators.kernels import (
     POINTS,
     SAMPLES,
     SECOND,
+    SOURCE_VERSION,
     STATUS,
     TABLES,
     THETA,
@@ -35,7 +37,6 @@ from kanmg.evaluators.kernels import (
     VALUES,
     WORK,
     WORK_BYTES,
-    BLOCK,
     contract,
     find_cell,
     share,
@@ -65,7 +66,7 @@ from kanmg.evaluators.simd import load, multiply, multiply_add, pointer, read, s
 MAX_ORDER = 2
 
 
-@njit(cache=True)
+@njit
 def local_jet(x, layer, at, tables, work, place, status, marker):
     """Write values, first and second derivatives of the k + 1 local basis functions at x; returns the cell."""
     count = len(marker)
@@ -107,7 +108,7 @@ def local_jet(x, layer, at, tables, work, place, status, marker):
     return cell
 
 
-@njit(cache=True)
+@njit
 def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, width, place, status, marker):
     """One sample through a spline layer: from (z0, z1, z2) at `z` to (y0, y1, y2) at `y`, `width` apart."""
     count = len(marker)
@@ -128,7 +129,7 @@ def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, w
         contract(theta, row, num_outputs, work, place + 2 * count, y + 2 * width, marker)
 
 
-@njit(cache=True)
+@njit
 def affine_jet(layer, theta, theta_direction, along_theta, work, z, y, width):
     """One sample through an affine layer; arguments as those of `spline_jet`."""
     num_inputs, num_outputs, first = layer[INPUTS], layer[OUTPUTS], layer[COEFFICIENTS]
@@ -155,8 +156,12 @@ def make_jet_sweep(marker, dtype):
     jets of the largest width and the local basis functions.
     """
 
+    version = SOURCE_VERSION
+
     @cfunc("void(int64, int64)", cache=True)
     def sweep(thread, address):
+        if version < 0:  # never: names the version, so that it is a part of the cache's key
+            return
         task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
         layers = carray(pointer(task[LAYERS]), (task[NUM_LAYERS], NUM_FIELDS), np.int64)
         num_inputs, num_outputs = layers[0, INPUTS], layers[-1, OUTPUTS]

@@ -16,6 +16,9 @@ run every kernel.
 # ruff: noqa: PLR0913, PLR0917 - kernels take flat lists of arrays: Numba knows no cheaper way to pass a structure.
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
+
 import numpy as np
 from numba import carray, cfunc, njit, prange
 
@@ -49,18 +52,23 @@ from kanmg.evaluators.plan import (
 from kanmg.evaluators.simd import QUAD, WIDE, dot, load, multiply, multiply_add, pointer, call, read, store, total, write
 
 # Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
-THETA, POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(9)
-DIRECTION, THETA_DIRECTION, FIRST, SECOND, GRADIENT_BYTES = range(9, 14)
-NUM_VARIABLE = 14
-LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(14, 20)
+POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(8)
+DIRECTION, THETA_DIRECTION, FIRST, SECOND, GRADIENT_BYTES = range(8, 13)
+NUM_VARIABLE = 13
+THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(13, 20)
 SAMPLES, BLOCK, THREADS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(20, 27)
 NUM_TASK_FIELDS = 27
+
+# Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The compiled
+# kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
+_SOURCES = ("simd.py", "plan.py", "kernels.py", "jet_kernels.py")
+SOURCE_VERSION = zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES))
 
 ONE = (0,)
 """Marker of one weight per input: what an affine layer has where a spline layer has k + 1."""
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def local_values(t, tables, polynomial, marker):
     """The k + 1 local basis values and their derivatives in t, by Horner's rule on vectors of coefficients."""
     count = len(marker)
@@ -72,7 +80,7 @@ def local_values(t, tables, polynomial, marker):
     return value, slope
 
 
-@njit(cache=True)
+@njit
 def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker):
     """Cells, basis values and slopes of one input on uniform knots, whose polynomials continue outside."""
     count = len(marker)
@@ -93,7 +101,7 @@ def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
             store(work, slope_slot + n * count, multiply(inverse, slope))
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def find_cell(x, tables, breakpoints, num_cells):
     """The cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell."""
     low = 0
@@ -107,7 +115,7 @@ def find_cell(x, tables, breakpoints, num_cells):
     return low
 
 
-@njit(cache=True)
+@njit
 def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker):
     """Cells, basis values and slopes of one input, for any knots and any policy outside."""
     count = len(marker)
@@ -144,7 +152,7 @@ def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
             store(work, layer[SLOPE_SLOT] + position * count, slope)
 
 
-@njit(cache=True)
+@njit
 def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, status, marker):
     """Fill cells, basis values and slopes of one spline layer for a block of samples."""
     for p in range(layer[INPUTS]):
@@ -155,7 +163,7 @@ def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, stat
             general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker)
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def contract(theta, row, num_outputs, work, weights, output, marker):
     """`output[q] += sum_s weights[s] * theta[row + s * num_outputs + q]` for all outputs q."""
     q = 0
@@ -179,7 +187,7 @@ def contract(theta, row, num_outputs, work, weights, output, marker):
         q += 1
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def spread(gradient, row, num_outputs, work, weights, cotangent, marker):
     """`gradient[row + s * num_outputs + q] += weights[s] * cotangent[q]`: the transpose of `contract` in theta."""
     q = 0
@@ -203,7 +211,7 @@ def spread(gradient, row, num_outputs, work, weights, cotangent, marker):
         q += 1
 
 
-@njit(cache=True, forceinline=True)
+@njit(forceinline=True)
 def pull(theta, row, num_outputs, work, weights, cotangent, marker):
     """`sum_q cotangent[q] * sum_s weights[s] * theta[row + s * num_outputs + q]`: the transpose in the input."""
     result = 0.0
@@ -232,7 +240,7 @@ def pull(theta, row, num_outputs, work, weights, cotangent, marker):
     return result
 
 
-@njit(cache=True)
+@njit
 def forward_spline(layer, theta, work, cells, samples, block, marker):
     """Outputs of a spline layer whose basis values are there, for a block of samples."""
     count = len(marker)
@@ -257,7 +265,7 @@ def forward_spline(layer, theta, work, cells, samples, block, marker):
             contract(theta, row, num_outputs, work, value_slot + position * count, output_slot + n * num_outputs, marker)
 
 
-@njit(cache=True)
+@njit
 def backward_spline(layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker):
     """Gradients of a spline layer with respect to its coefficients and, where wanted, its inputs.
 
@@ -294,7 +302,7 @@ def backward_spline(layer, theta, work, cells, samples, block, want_inputs, grad
                 write(work, adjoint_slot + n * num_inputs + p, pulled)
 
 
-@njit(cache=True)
+@njit
 def forward_affine(layer, theta, work, samples):
     """Outputs of an affine layer for a block of samples."""
     num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
@@ -308,7 +316,7 @@ def forward_affine(layer, theta, work, samples):
             contract(theta, first + p * num_outputs, num_outputs, work, input_slot + n * num_inputs + p, output, ONE)
 
 
-@njit(cache=True)
+@njit
 def backward_affine(layer, theta, work, samples, want_inputs, gradient, start, stride):
     """Gradients of an affine layer; arguments as those of `backward_spline`."""
     num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
@@ -331,7 +339,7 @@ def backward_affine(layer, theta, work, samples, want_inputs, gradient, start, s
                 write(gradient, bias + q, read(gradient, bias + q) + read(work, cotangent + q))
 
 
-@njit(cache=True)
+@njit
 def forward(layers, theta, tables, work, cells, samples, block, slopes_from, status, marker):
     """A block of samples through all layers; slopes are kept from layer `slopes_from` on."""
     for number in range(len(layers)):
@@ -343,7 +351,7 @@ def forward(layers, theta, tables, work, cells, samples, block, slopes_from, sta
             forward_spline(layer, theta, work, cells, samples, block, marker)
 
 
-@njit(cache=True)
+@njit
 def backward(layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker):
     """The adjoint sweep; adjoints of a layer's inputs are computed from layer `inputs_from` on."""
     for number in range(len(layers) - 1, -1, -1):
@@ -357,14 +365,14 @@ def backward(layers, theta, work, cells, samples, block, inputs_from, gradient, 
             )
 
 
-@njit(cache=True)
+@njit
 def share(thread, threads, samples, block):
     """First and last sample of one thread: whole blocks, the same ones whenever the numbers are the same."""
     blocks = (samples + block - 1) // block
     return min(thread * blocks // threads * block, samples), min((thread + 1) * blocks // threads * block, samples)
 
 
-@njit(cache=True)
+@njit
 def residuals_of_block(work, output, cotangent, y, first, weights, weighted, samples, num_outputs):
     """Weighted squared error of a block; leaves its derivative with respect to the outputs in the cotangents."""
     loss = 0.0
@@ -379,7 +387,7 @@ def residuals_of_block(work, output, cotangent, y, first, weights, weighted, sam
     return loss
 
 
-@njit(cache=True)
+@njit
 def copy(source, first, target, start, count):
     """Copy `count` numbers."""
     for i in range(count):
@@ -406,8 +414,12 @@ def make_sweep(marker, dtype):
         numpy.float64 or numpy.float32.
     """
 
+    version = SOURCE_VERSION
+
     @cfunc("void(int64, int64)", cache=True)
     def sweep(thread, address):
+        if version < 0:  # never: names the version, so that it is a part of the cache's key
+            return
         task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
         layers = carray(pointer(task[LAYERS]), (task[NUM_LAYERS], NUM_FIELDS), np.int64)
         num_inputs, num_outputs = layers[0, INPUTS], layers[-1, OUTPUTS]
