@@ -61,7 +61,15 @@ class DeviceError(KanmgValueError):
 
 
 class CheckpointError(KanmgValueError):
-    """A file is damaged, of another problem, or cannot be written."""
+    """A file is damaged, of another problem, or cannot be written.
+
+    Attributes
+    ----------
+    solution : Solution or None
+        The best solution found before a checkpoint could not be written; None if there is none.
+    """
+
+    solution: Solution | None = None
 
 
 class DtypeError(KanmgTypeError):

@@ -67,6 +67,11 @@ class Problem(ABC):
             A new array.
         """
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the inputs, for `solution.derivative`; empty if they have none."""
+        return ()
+
     def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:  # noqa: ARG002
         """Evaluate the loss on held-back data; None if there are none."""
         return None

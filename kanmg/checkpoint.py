@@ -1,0 +1,163 @@
+"""Checkpoints: which run a file belongs to, when it is written, and what is found in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanmg.cycles import Smooth
+from kanmg.errors import CheckpointError
+from kanmg.monitor import Candidate
+from kanmg.stack import Correction, Frame, Known
+from kanmg.storage import describe, read_file, write_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from kanmg.cycles import Cycle, Program
+    from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Hierarchy
+    from kanmg.problems.base import Problem
+
+__all__ = ["Checkpoint", "fingerprint_of_run"]
+
+# Writing at changes of level may take this part of the time between two writes.
+MAX_OVERHEAD = 0.05
+
+
+def fingerprint_of_run(
+    problem: Problem, hierarchy: Hierarchy, method: Cycle, seed: int, initial: Array | None
+) -> dict[str, str]:
+    """Describe, argument by argument of `kanmg.solve`, everything that the course of a run depends on.
+
+    Limits are not part of it: a run may go on with other tolerances or more cycles. Nor is the number of threads,
+    although it decides about the last bits.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+    method : Cycle
+    seed : int
+    initial : ndarray or None
+
+    Returns
+    -------
+    dict of str to str
+    """
+    levels = describe([level.network for level in hierarchy])
+    digest = hashlib.sha256(levels.encode()).hexdigest()[:16]
+    evaluators = ", ".join(dict.fromkeys(level.evaluator.name for level in hierarchy))
+    return {
+        "problem": problem.fingerprint(),
+        "hierarchy": f"{len(hierarchy)} levels of {hierarchy.dtype} on evaluator {evaluators}, networks {digest}",
+        "method": describe(method),
+        "seed": str(seed),
+        "initial": describe(initial),
+    }
+
+
+class Checkpoint:
+    """The checkpoint file of one run.
+
+    Parameters
+    ----------
+    path : path-like
+    fingerprint : dict of str to str
+        As from `fingerprint_of_run`.
+    interval : float
+        Seconds after which a file is due.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str], interval: float) -> None:
+        self.path = Path(path)
+        self._fingerprint = fingerprint
+        self._interval = interval
+        self._last_write = time.perf_counter()
+        self._duration = 0.0
+
+    def read(self, program: Program) -> dict[str, Any] | None:
+        """Return what the file holds, or None if there is no file.
+
+        Parameters
+        ----------
+        program : Program
+            Whose smoothers' states may be in the file.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or belongs to another run.
+        """
+        try:
+            content: dict[str, Any] = read_file(self.path, "checkpoint", _known_classes(program))
+        except FileNotFoundError:
+            return None
+        self._compare(content.pop("fingerprint"))
+        return content
+
+    def _compare(self, stored: Mapping[str, str]) -> None:
+        """Refuse the file of another run."""
+        differing = [name for name, value in self._fingerprint.items() if stored.get(name) != value]
+        if not differing:
+            return
+        details = "; ".join(
+            f"`{name}` was {stored.get(name)} and is now {self._fingerprint[name]}" for name in differing
+        )
+        raise CheckpointError(
+            f"`checkpoint='{self.path}'` belongs to another run: {details}. Repeat the call that began that run, pass "
+            "another path, or delete the file to start anew."
+        )
+
+    def is_due(self, now: float, *, level_changed: bool) -> bool:
+        """Whether to write: after a few seconds, and at changes of level, as long as that takes little of the time.
+
+        Parameters
+        ----------
+        now : float
+            `time.perf_counter()`.
+        level_changed : bool
+        """
+        elapsed = now - self._last_write
+        return elapsed >= (self._duration / MAX_OVERHEAD if level_changed else self._interval)
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace the file.
+
+        Parameters
+        ----------
+        content : mapping
+            What `read` is to return.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written; an earlier file is then untouched.
+        """
+        begin = time.perf_counter()
+        write_file(self.path, "checkpoint", {**content, "fingerprint": self._fingerprint})
+        self._last_write = time.perf_counter()
+        self._duration = self._last_write - begin
+
+
+def _known_classes(program: Program) -> dict[str, type]:
+    """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
+    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known)}
+    modules: Iterable[str] = {
+        type(instruction.smoother).__module__
+        for instruction in program.prologue + program.cycle
+        if isinstance(instruction, Smooth)
+    }
+    for module in modules:
+        found = vars(sys.modules[module]).values()
+        classes |= {cls.__qualname__: cls for cls in found if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
+    return classes

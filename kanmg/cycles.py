@@ -1,0 +1,449 @@
+"""Cycles: which level is smoothed when. One recursion writes the program of any of them.
+
+A program is a flat list of instructions. It is written before anything is computed, and executed one instruction at a
+time by `kanmg.machine`: this is what makes a run resumable at any step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.smoothers.base import Smoother
+from kanmg.smoothers.lbfgs import LBFGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sized
+
+__all__ = [
+    "Ascend",
+    "Cycle",
+    "Descend",
+    "FullMultigrid",
+    "Instruction",
+    "NestedIteration",
+    "Program",
+    "Prolong",
+    "Smooth",
+    "Steps",
+    "VCycle",
+    "Variant",
+]
+
+Steps: TypeAlias = int | tuple[int, ...]
+Variant: TypeAlias = Literal["tau", "galerkin"]
+
+
+# --------------------------------------------------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Smooth:
+    """Do so many steps of a smoother on a level."""
+
+    level: int
+    steps: int
+    smoother: Smoother[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prolong:
+    """Make the coefficients of level l those of level l + 1."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descend:
+    """Pose on level l - 1 the problem of correcting the coefficients of level l."""
+
+    level: int
+    variant: Variant = "tau"
+
+
+@dataclass(frozen=True, slots=True)
+class Ascend:
+    """Correct the coefficients of level l by what has been found on level l - 1."""
+
+    level: int
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a cycle does on a hierarchy, instruction by instruction.
+
+    Attributes
+    ----------
+    start : int
+        Level of the initial coefficients.
+    prologue : tuple of instructions
+        Executed once. It ends with coefficients on the finest level.
+    cycle : tuple of instructions
+        Executed again and again, from and to the finest level.
+    num_cycles : int
+        How often `cycle` is executed if `kanmg.solve` is not told by `max_cycles`.
+    fractions : tuple of float
+        Part of the samples that each level sees.
+    """
+
+    start: int
+    prologue: tuple[Instruction, ...]
+    cycle: tuple[Instruction, ...]
+    num_cycles: int
+    fractions: tuple[float, ...]
+
+
+# --------------------------------------------------------------------------------------------------------------- cycles
+
+
+class Cycle(ABC):
+    """Which level is smoothed when.
+
+    To add one, write a frozen dataclass whose `program` lists the instructions.
+    """
+
+    @abstractmethod
+    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+        """Write the program for a hierarchy.
+
+        Parameters
+        ----------
+        hierarchy : Hierarchy
+        start : int, default 0
+            Level of the initial coefficients.
+
+        Returns
+        -------
+        Program
+
+        Raises
+        ------
+        KanmgValueError
+            If the cycle's numbers of steps or fractions do not fit the number of levels.
+        """
+
+
+@dataclass(frozen=True)
+class NestedIteration(Cycle):
+    """Smooth on the coarsest level, prolong, smooth on the next, and so on to the finest.
+
+    Parameters
+    ----------
+    smoother : Smoother, default LBFGS()
+    steps : int or tuple of int, default 100
+        Smoothing steps: on every level, or one number per level, coarsest first. A level with 0 steps is passed
+        through.
+    coarse_fraction : float or tuple of float, default 1.0
+        Part of the samples that coarse levels see: each level that fraction of the samples of the level above it, or
+        one fraction of all samples per level, coarsest first.
+
+    Notes
+    -----
+    The cascadic iteration: Algorithm 1 of Southworth et al. [1]_. Proper nesting makes the loss of a level the initial
+    loss of the next. With `max_cycles` greater than 1, `kanmg.solve` repeats the steps of the finest level.
+
+    References
+    ----------
+    .. [1] B. S. Southworth, J. A. Actor, G. Harper, E. C. Cyr, Multilevel Training for Kolmogorov Arnold Networks,
+       arXiv:2603.04827 (2026)
+
+    Examples
+    --------
+    >>> NestedIteration(steps=(40, 20)).program(range(2)).prologue
+    (Smooth(level=0, steps=40, smoother=LBFGS(...)), Prolong(level=0))
+    """
+
+    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    steps: Steps = 100
+    coarse_fraction: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        _check_smoothers(self, "smoother")
+        _check_steps(self, "steps")
+        _check_fraction(self)
+
+    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+        steps = _per_level(self, "steps", len(hierarchy))
+        plan = _Plan(self.smoother, self.smoother, steps, (0,) * len(steps), gamma=0, climbs=1)
+        return plan.program(start, 1, _fractions(self, len(hierarchy)))
+
+
+@dataclass(frozen=True)
+class VCycle(Cycle):
+    """Smooth on the finest level, correct it from the coarser ones, smooth again; and so on.
+
+    Initial coefficients of a coarser level are prolonged to the finest first.
+
+    Parameters
+    ----------
+    smoother : Smoother, default LBFGS()
+    pre_steps, post_steps : int or tuple of int, default 10
+        Smoothing steps before and after the correction: on every level above the coarsest, or one number for each of
+        these, coarser first.
+    coarse_steps : int, default 100
+        Smoothing steps on the coarsest level.
+    gamma : int, default 1
+        How often a level's problem is treated on the level below: 1 is the V-cycle, 2 the W-cycle.
+    variant : {"tau", "galerkin"}, default "tau"
+        The problem that a coarse level solves. "tau": its own loss, shifted by a linear term so that its gradient
+        agrees with the restricted gradient of the fine level; its correction goes through a line search. "galerkin":
+        the fine level's loss itself as a function of the coarse correction, at the fine level's cost per sample; its
+        correction is added as it is, and goes through a line search only where the coarse level sees fewer samples.
+    coarse_fraction : float or tuple of float, default 1.0
+        Part of the samples that coarse levels see: each level that fraction of the samples of the level above it, or
+        one fraction of all samples per level, coarsest first.
+    coarse_smoother : Smoother, optional
+        What smooths on the coarsest level. Default: `smoother`.
+
+    Notes
+    -----
+    MG/OPT of Nash [1]_, the same as the full approximation scheme of Brandt [2]_ applied to the stationarity condition.
+    At a stationary point of the fine level's loss the cycle changes nothing.
+
+    References
+    ----------
+    .. [1] S. G. Nash, A multigrid approach to discretized optimization problems, Optim. Methods Softw. 14 (2000)
+    99-116.
+       doi:10.1080/10556780008805795
+    .. [2] A. Brandt, Multi-level adaptive solutions to boundary-value problems, Math. Comp. 31 (1977) 333-390.
+       doi:10.1090/S0025-5718-1977-0431719-X
+
+    Examples
+    --------
+    >>> for instruction in VCycle(pre_steps=2, post_steps=1, coarse_steps=9).program(range(2)).cycle:
+    ...     print(instruction)
+    Smooth(level=1, steps=2, smoother=LBFGS(...))
+    Descend(level=1, variant='tau')
+    Smooth(level=0, steps=9, smoother=LBFGS(...))
+    Ascend(level=1)
+    Smooth(level=1, steps=1, smoother=LBFGS(...))
+    """
+
+    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    pre_steps: Steps = 10
+    post_steps: Steps = 10
+    coarse_steps: int = 100
+    gamma: int = 1
+    variant: Variant = "tau"
+    coarse_fraction: float | tuple[float, ...] = 1.0
+    coarse_smoother: Smoother[Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_smoothers(self, "smoother", "coarse_smoother")
+        _check_steps(self, "pre_steps", "post_steps")
+        _check_fraction(self)
+        _check_correction(self)
+
+    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+        plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
+        return plan.program(start, 20, _fractions(self, len(hierarchy)))
+
+
+@dataclass(frozen=True)
+class FullMultigrid(Cycle):
+    """Nested iteration whose work on every level is one or more cycles.
+
+    Parameters
+    ----------
+    smoother : Smoother, default LBFGS()
+    steps : int or tuple of int, default 10
+        Smoothing steps before and after a correction: on every level above the coarsest, or one number for each of
+        these, coarser first.
+    pre_steps, post_steps : int or tuple of int, optional
+        The same, where before and after are to differ. Default: `steps`.
+    coarse_steps : int, default 100
+        Smoothing steps on the coarsest level, on every visit.
+    cycles_per_level : int, default 1
+        Cycles on each level on the way up, and on the finest one.
+    gamma, variant, coarse_fraction, coarse_smoother
+        As for `VCycle`.
+
+    Examples
+    --------
+    >>> program = FullMultigrid(steps=5, coarse_steps=50).program(range(3))
+    >>> [(type(step).__name__, step.level) for step in program.prologue[:5]]
+    [('Smooth', 0), ('Prolong', 0), ('Smooth', 1), ('Descend', 1), ('Smooth', 0)]
+    """
+
+    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    steps: Steps = 10
+    pre_steps: Steps | None = None
+    post_steps: Steps | None = None
+    coarse_steps: int = 100
+    cycles_per_level: int = 1
+    gamma: int = 1
+    variant: Variant = "tau"
+    coarse_fraction: float | tuple[float, ...] = 1.0
+    coarse_smoother: Smoother[Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_smoothers(self, "smoother", "coarse_smoother")
+        for name in ("pre_steps", "post_steps"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.steps)
+        _check_steps(self, "steps", "pre_steps", "post_steps")
+        _check_count(self, "cycles_per_level", minimum=1)
+        _check_fraction(self)
+        _check_correction(self)
+
+    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+        pre_steps = self.steps if self.pre_steps is None else self.pre_steps
+        post_steps = self.steps if self.post_steps is None else self.post_steps
+        plan = _correction_plan(self, pre_steps, post_steps, len(hierarchy), climbs=self.cycles_per_level)
+        return plan.program(start, self.cycles_per_level, _fractions(self, len(hierarchy)))
+
+
+# -------------------------------------------------------------------------------------------------------- the recursion
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the cycles differ in: steps per level, how often to descend, and how often to cycle on the way up."""
+
+    smoother: Smoother[Any]
+    coarse_smoother: Smoother[Any]
+    pre_steps: tuple[int, ...]
+    post_steps: tuple[int, ...]
+    gamma: int
+    climbs: int
+    variant: Variant = "tau"
+
+    def program(self, start: int, num_cycles: int, fractions: tuple[float, ...]) -> Program:
+        """Climb from the level of the initial coefficients to the finest, and cycle there."""
+        finest = len(self.pre_steps) - 1
+        if not 0 <= start <= finest:
+            raise KanmgValueError(
+                f"`start={start}` is no level of a hierarchy with {finest + 1} levels (0 to {finest})."
+            )
+        prologue: list[Instruction] = []
+        for level in range(start, finest):
+            prologue += self.climbs * list(self.visit(level))
+            prologue.append(Prolong(level))
+        return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions)
+
+    def visit(self, level: int) -> Iterator[Instruction]:
+        """One cycle on a level: the only recursion there is."""
+        yield from self.smooth(level, self.pre_steps[level])
+        if level > 0 and self.gamma > 0:
+            yield Descend(level, self.variant)
+            # Below level 1 a second visit would only be more steps of the same smoother.
+            for _ in range(self.gamma if level > 1 else 1):
+                yield from self.visit(level - 1)
+            yield Ascend(level)
+        yield from self.smooth(level, self.post_steps[level])
+
+    def smooth(self, level: int, steps: int) -> Iterator[Smooth]:
+        """Smooth on a level, if there is anything to do."""
+        if steps > 0:
+            yield Smooth(level, steps, self.smoother if level > 0 else self.coarse_smoother)
+
+
+def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> _Plan:
+    """Write the plan of a cycle that descends: its coarsest level is smoothed once a visit."""
+    return _Plan(
+        cycle.smoother,
+        cycle.coarse_smoother or cycle.smoother,
+        (cycle.coarse_steps, *_per_level(cycle, "pre_steps", num_levels - 1, pre)),
+        (0, *_per_level(cycle, "post_steps", num_levels - 1, post)),
+        gamma=cycle.gamma,
+        climbs=climbs,
+        variant=cycle.variant,
+    )
+
+
+def _per_level(cycle: Any, name: str, num_levels: int, steps: Steps | None = None) -> tuple[int, ...]:
+    """Write one number of steps for every level it concerns."""
+    steps = getattr(cycle, name) if steps is None else steps
+    if not isinstance(steps, tuple):
+        return (steps,) * num_levels
+    if len(steps) != num_levels:
+        which = "levels" if name == "steps" and isinstance(cycle, NestedIteration) else "levels above the coarsest"
+        raise KanmgValueError(
+            f"`{type(cycle).__name__}` got `{name}={steps}`, {len(steps)} numbers, but the hierarchy has {num_levels} "
+            f"{which}. Pass a tuple of {num_levels}, coarser levels first, or one integer for all."
+        )
+    return steps
+
+
+def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
+    """Part of the samples that each level sees."""
+    fraction = cycle.coarse_fraction
+    if not isinstance(fraction, tuple):
+        return tuple(fraction ** (num_levels - 1 - level) for level in range(num_levels))
+    if len(fraction) != num_levels:
+        raise KanmgValueError(
+            f"`{type(cycle).__name__}` got `coarse_fraction={fraction}`, {len(fraction)} numbers, but the hierarchy "
+            f"has {num_levels} levels. Pass a tuple of {num_levels}, coarsest first, or one number."
+        )
+    return fraction
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_smoothers(cycle: Cycle, *names: str) -> None:
+    """Refuse what is no smoother."""
+    for name in names:
+        smoother = getattr(cycle, name)
+        if not isinstance(smoother, Smoother) and not (name == "coarse_smoother" and smoother is None):
+            hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
+            raise KanmgTypeError(
+                f"`{type(cycle).__name__}` got `{name}={smoother!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
+                f"`kanmg.Adam(step_size=1e-3)`.{hint}"
+            )
+
+
+def _check_steps(cycle: Cycle, *names: str) -> None:
+    """Refuse numbers of steps that are no counts, and make tuples of lists."""
+    for name in names:
+        steps = getattr(cycle, name)
+        if isinstance(steps, list | np.ndarray):
+            steps = tuple(int(step) if isinstance(step, np.integer) else step for step in steps)
+            object.__setattr__(cycle, name, steps)
+        for number in steps if isinstance(steps, tuple) else (steps,):
+            _require_count(cycle, name, number, minimum=0)
+
+
+def _check_count(cycle: Cycle, name: str, minimum: int) -> None:
+    """Refuse an option that is no count."""
+    _require_count(cycle, name, getattr(cycle, name), minimum)
+
+
+def _require_count(cycle: Cycle, name: str, number: Any, minimum: int) -> None:
+    """Refuse a number that is no count."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise KanmgTypeError(f"`{type(cycle).__name__}` got `{name}={number!r}`. Pass an integer, at least {minimum}.")
+    if number < minimum:
+        raise KanmgValueError(f"`{type(cycle).__name__}` got `{name}={number}`. It must be at least {minimum}.")
+
+
+def _check_fraction(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
+    """Refuse fractions outside (0, 1], and make a tuple of a list."""
+    fractions: Any = cycle.coarse_fraction
+    if isinstance(fractions, list | np.ndarray):
+        fractions = tuple(fractions)
+        object.__setattr__(cycle, "coarse_fraction", fractions)
+    for fraction in fractions if isinstance(fractions, tuple) else (fractions,):
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
+            raise KanmgTypeError(
+                f"`{type(cycle).__name__}` got `coarse_fraction={fraction!r}`. Pass numbers from (0, 1]."
+            )
+        if not 0.0 < fraction <= 1.0:
+            raise KanmgValueError(
+                f"`{type(cycle).__name__}` got `coarse_fraction={fractions}`. Fractions must be positive and at most 1."
+            )
+
+
+def _check_correction(cycle: VCycle | FullMultigrid) -> None:
+    """Refuse options that no descending cycle has."""
+    _check_count(cycle, "coarse_steps", minimum=0)
+    _check_count(cycle, "gamma", minimum=1)
+    if cycle.variant not in get_args(Variant):
+        raise KanmgValueError(f"`{type(cycle).__name__}` got `variant={cycle.variant!r}`. Use 'tau' or 'galerkin'.")

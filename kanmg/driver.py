@@ -1,0 +1,264 @@
+"""Solve a problem on a hierarchy: the arguments of a run, their defaults and their checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanmg.arrays import as_array, check_dtype, check_finite
+from kanmg.checkpoint import Checkpoint, fingerprint_of_run
+from kanmg.cycles import Cycle, NestedIteration
+from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.hierarchy import Hierarchy
+from kanmg.initialisation import initial_coefficients
+from kanmg.problems.base import Problem
+from kanmg.run import Run
+from kanmg.smoothers.adam import Adam
+from kanmg.smoothers.base import Smoother
+from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.solution import Solution, Status
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from kanmg.evaluators.base import Array
+    from kanmg.solution import Record
+
+__all__ = ["default_method", "solve"]
+
+
+def solve(
+    problem: Problem,
+    hierarchy: Hierarchy,
+    *,
+    method: Cycle | None = None,
+    initial: Any = None,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_cycles: int | None = None,
+    patience: int | None = None,
+    callback: Callable[[Record], object] | None = None,
+    progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 5.0,
+    throw: bool = True,
+) -> Solution:
+    """Train a network by a multilevel method.
+
+    Equal arguments give equal bits, with equal numbers of threads. A run that was killed and goes on from its
+    checkpoint ends with the same bits as one that was not.
+
+    Parameters
+    ----------
+    problem : Problem
+        Such as `kanmg.Regression(x, y)`.
+    hierarchy : Hierarchy
+        Such as `kanmg.uniform_hierarchy((2, 5, 1), degree=3, num_intervals=5, num_levels=4)`.
+    method : Cycle, optional
+        `NestedIteration`, `VCycle` or `FullMultigrid`; by default `kanmg.default_method(problem, hierarchy)`.
+    initial : ndarray or Tensor, shape (num_coefficients,), optional
+        Initial coefficients of any level; their number tells which. By default nearly linear functions are drawn on the
+        coarsest level.
+    seed : int, default 0
+        Of the initial coefficients.
+    rtol, atol : float, optional
+        The run has converged when the loss on the finest level is at most `max(atol, rtol * initial loss)`.
+    max_cycles : int, optional
+        How often the part of the method that begins and ends on the finest level is repeated: the cycles of `VCycle`
+        (default 20), those of `FullMultigrid` on the finest level, the smoothing of `NestedIteration` there (default
+        1).
+    patience : int, optional
+        Stop when the validation loss has not improved for so many records on the finest level, and return the
+        coefficients with the lowest one. The problem must have validation data.
+    callback : callable, optional
+        Called with every new `Record`; may raise StopIteration to stop. Any other exception ends the run too, after the
+        checkpoint has been written.
+    progress : bool, optional
+        Whether to show a bar on stderr; by default if stderr is a terminal.
+    checkpoint : path-like, optional
+        A file that holds the run: written at the beginning, at changes of level, every `checkpoint_seconds` and at the
+        end. If it exists, the run in it goes on. If that run is complete, its result is returned, unless there are more
+        cycles to do than before or a tighter tolerance to meet.
+    checkpoint_seconds : float, default 5.0
+    throw : bool, default True
+        Raise `ConvergenceError`, with the best solution attached, if something requested was not delivered.
+
+    Returns
+    -------
+    Solution
+        Of the finest level reached: the coefficients with the lowest loss on all samples. With `patience`, those with
+        the lowest validation loss; with mini-batches, the last ones.
+
+    Raises
+    ------
+    KanmgValueError, KanmgTypeError
+        If the arguments do not fit each other.
+    ConvergenceError
+        If a tolerance was not met, the loss diverged, or something is not finite, and `throw` is true.
+    CheckpointError
+        If the checkpoint is damaged, belongs to another run or cannot be written. `error.solution` is then the best
+        solution so far, or None if there is none.
+
+    Notes
+    -----
+    Work units are counted, not estimated: multiply-adds of all losses and gradients on all levels, divided by those of
+    one loss and gradient on the finest level with all samples. Validation losses are computed every 10 records or every
+    epoch, whichever is longer, but not more seldom than `patience` says, and at the end of every smoothing. They take
+    time but are not counted as work.
+
+    Changes of level are written to the checkpoint as long as that takes less than a twentieth of the time.
+
+    Ctrl-C ends the run after the step at hand: the best solution so far is returned with status `INTERRUPTED`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> x = np.random.default_rng(0).uniform(-1, 1, (500, 2))
+    >>> problem = kanmg.Regression(x, np.sin(x[:, 0]) * x[:, 1])
+    >>> hierarchy = kanmg.uniform_hierarchy((2, 3, 1), degree=3, num_intervals=2, num_levels=2, evaluator="reference")
+    >>> solution = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(steps=(60, 30)), atol=1e-4)
+    >>> solution.status.name, solution.level
+    ('CONVERGED', 1)
+    """
+    _check_types(problem, hierarchy, method, callback)
+    _check_limits(
+        seed=seed, rtol=rtol, atol=atol, max_cycles=max_cycles, patience=patience, interval=checkpoint_seconds
+    )
+    problem.check(hierarchy)
+    chosen, reason = (method, "") if method is not None else _choose_method(problem, hierarchy)
+    level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
+    file = None
+    if checkpoint is not None:
+        fingerprint = fingerprint_of_run(problem, hierarchy, chosen, seed, None if initial is None else theta)
+        file = Checkpoint(checkpoint, fingerprint, checkpoint_seconds)
+    run = Run(
+        problem,
+        hierarchy,
+        chosen.program(hierarchy, level),
+        theta,
+        rtol=rtol,
+        atol=atol,
+        max_cycles=max_cycles,
+        patience=patience,
+        callback=callback,
+        progress=progress,
+        checkpoint=file,
+        remark=reason,
+    )
+    solution = run.execute()
+    failures = {Status.TOLERANCE_NOT_MET, Status.DIVERGED, Status.NON_FINITE}
+    wants_tolerance = rtol is not None or atol is not None
+    if throw and (solution.status in failures or (wants_tolerance and solution.status is Status.STALLED)):
+        raise ConvergenceError(solution.message, solution)
+    return solution
+
+
+def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
+    """Return the method that `kanmg.solve` uses unless told otherwise.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+
+    Returns
+    -------
+    Cycle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
+    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), hierarchy).steps
+    (640, 320)
+    """
+    return _choose_method(problem, hierarchy)[0]
+
+
+def _choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
+    """Return the default method and the reason for it.
+
+    Nested iteration, because no cycle has beaten it at equal work yet; half as many steps on every finer level, as in
+    the published regression experiment (Southworth et al. 2026), but enough to make use of its new coefficients.
+    """
+    levels = range(len(hierarchy))
+    method: Cycle
+    if problem.steps_per_epoch > 1:
+        epochs = tuple(max(40 >> level, 10) for level in levels)
+        method = NestedIteration(smoother=Adam(), steps=tuple(number * problem.steps_per_epoch for number in epochs))
+        return method, f"`method=None` chose nested iteration with Adam, which bears mini-batches, for {epochs} epochs."
+    method = NestedIteration(smoother=LBFGS(), steps=tuple(max(640 >> level, 160) for level in levels))
+    return (
+        method,
+        f"`method=None` chose nested iteration with L-BFGS, every step seeing all samples; steps {method.steps}.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _initial_coefficients(problem: Problem, hierarchy: Hierarchy, initial: Any, seed: int) -> tuple[int, Array]:
+    """Return the level to start on and the coefficients to start with."""
+    if initial is None:
+        theta = initial_coefficients(hierarchy[0].network, problem.training_inputs(), seed=seed)
+        return 0, theta.astype(hierarchy.dtype)
+    theta = np.array(as_array(initial, "initial"))
+    check_dtype(theta, hierarchy.dtype, "initial")
+    sizes = {level.index: level.network.num_coefficients for level in hierarchy}
+    fitting = [index for index, size in sizes.items() if theta.shape == (size,)]
+    if not fitting:
+        listed = ", ".join(f"{size} (level {index})" for index, size in sizes.items())
+        raise ShapeError(
+            f"`initial` has shape {theta.shape}, which fits no level. Pass one flat vector of coefficients of one "
+            f"level: {listed}."
+        )
+    check_finite(theta, "initial")
+    return fitting[0], theta
+
+
+def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:
+    """Refuse arguments that are something else altogether."""
+    if not isinstance(problem, Problem):
+        raise KanmgTypeError(
+            f"`problem` is a {type(problem).__name__}. Pass a problem, e.g. `kanmg.Regression(x, y)`, as the first "
+            "argument."
+        )
+    if not isinstance(hierarchy, Hierarchy):
+        raise KanmgTypeError(
+            f"`hierarchy` is a {type(hierarchy).__name__}. Pass what `kanmg.uniform_hierarchy(...)` or "
+            "`kanmg.Hierarchy(networks)` returns as the second argument."
+        )
+    if method is not None and not isinstance(method, Cycle):
+        hint = " A smoother alone is no method: write `kanmg.NestedIteration(smoother=...)`."
+        raise KanmgTypeError(
+            f"`method` is {method!r}. Pass a cycle, e.g. `kanmg.NestedIteration()` or `kanmg.VCycle()`, or None."
+            f"{hint if isinstance(method, Smoother) else ''}"
+        )
+    if callback is not None and not callable(callback):
+        raise KanmgTypeError(f"`callback` is {callback!r}. Pass a function of one `kanmg.Record`, or None.")
+
+
+def _check_limits(*, seed: Any, rtol: Any, atol: Any, max_cycles: Any, patience: Any, interval: Any) -> None:
+    """Refuse numbers that make no sense."""
+    for name, value in (("rtol", rtol), ("atol", atol), ("checkpoint_seconds", interval)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise KanmgTypeError(f"`{name}={value!r}` is a {type(value).__name__}. Pass a number, at least 0.")
+        if not value >= 0.0:
+            raise KanmgValueError(f"`{name}={value}` must be at least 0.")
+    for name, value, minimum in (("seed", seed, 0), ("max_cycles", max_cycles, 0), ("patience", patience, 1)):
+        if value is None and name != "seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise KanmgTypeError(
+                f"`{name}={value!r}` is a {type(value).__name__}. Pass an integer, at least {minimum}."
+            )
+        if value < minimum:
+            raise KanmgValueError(f"`{name}={value}` must be at least {minimum}.")

@@ -1,0 +1,291 @@
+"""Execute a program's instructions one by one: smoothing, prolongation, and the corrections between levels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from kanmg.cycles import Descend, Instruction, Program, Prolong, Smooth
+from kanmg.smoothers.base import norm, zeros
+from kanmg.smoothers.line_search import Point, strong_wolfe
+from kanmg.stack import Correction, Frame, Known, Remembering, Stack
+
+if TYPE_CHECKING:
+    from kanmg.cycles import Variant
+    from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Hierarchy
+    from kanmg.problems.base import Problem
+
+__all__ = ["Event", "EventKind", "Machine"]
+
+EventKind: TypeAlias = Literal["start", "smooth", "prolong", "correct"]
+
+# A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
+MAX_TRIALS = 5
+
+
+class Event(NamedTuple):
+    """What one instruction, or one step of smoothing, did.
+
+    Attributes
+    ----------
+    kind : {"start", "smooth", "prolong", "correct"}
+    level : int
+    theta : ndarray
+        The coefficients at which `loss` and `gradient_norm` were evaluated.
+    loss, gradient_norm, step_size : float
+        NaN where unknown.
+    """
+
+    kind: EventKind
+    level: int
+    theta: Array
+    loss: float
+    gradient_norm: float = math.nan
+    step_size: float = math.nan
+
+
+class Machine:
+    """Executes a program on a hierarchy.
+
+    Between two calls of `advance` everything that the rest of the run depends on is in `snapshot()`.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+    program : Program
+    theta : ndarray
+        Initial coefficients, of level `program.start`.
+
+    Attributes
+    ----------
+    top : int
+        The highest level in use: the one whose coefficients are the run's result so far.
+    cycle : int
+        Number of the cycle in execution; 0 is the prologue.
+    index, step : int
+        Number of the instruction within the cycle, and of the step within the instruction.
+    batch : int
+        Number of the mini-batch that the next step sees.
+    changed : bool
+        Whether this cycle has changed the coefficients of the highest level.
+    stalled : bool
+        Whether the last smoothing ended because its smoother stalled.
+
+    Notes
+    -----
+    Corrections between levels are computed from all samples, whatever the size of the mini-batches that the smoothers
+    see.
+    """
+
+    def __init__(self, problem: Problem, hierarchy: Hierarchy, program: Program, theta: Array) -> None:
+        self._program = program
+        self._transfers = hierarchy.transfers
+        self._stack = Stack(problem, hierarchy, program.fractions)
+        self._stack.put(program.start, Frame(theta))
+        self.top = program.start
+        self.cycle = 0 if program.prologue else 1
+        self.index, self.step, self.batch = 0, 0, 0
+        self.changed, self.stalled = False, False
+
+    # ----------------------------------------------------------------------------------------------------- the position
+
+    @property
+    def block(self) -> tuple[Instruction, ...]:
+        """The instructions of the cycle in execution."""
+        return self._program.cycle if self.cycle else self._program.prologue
+
+    @property
+    def is_between_cycles(self) -> bool:
+        """Whether a cycle is about to begin, with coefficients on the finest level."""
+        return self.cycle > 0 and self.index == 0 and self.step == 0
+
+    @property
+    def theta(self) -> Array:
+        """Coefficients of the highest level in use."""
+        return self._stack[self.top].theta
+
+    @property
+    def loss(self) -> float:
+        """Loss at `theta` from all samples; evaluated unless it is known."""
+        return self._stack.loss(self.top)
+
+    @property
+    def work_units(self) -> float:
+        """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
+        return self._stack.work_units
+
+    def _next(self) -> None:
+        """Move on to the next instruction."""
+        self.step = 0
+        self.index += 1
+        if self.index == len(self.block):
+            self.cycle += 1
+            self.index = 0
+
+    def _begins_with_gradient(self, level: int) -> bool:
+        """Whether the instruction at hand begins with the gradient at a level's coefficients, from all samples."""
+        if not self.block:
+            return False
+        instruction = self.block[self.index]
+        wants_all = isinstance(instruction, Descend) or (
+            isinstance(instruction, Smooth) and not self._stack.has_batches
+        )
+        return wants_all and instruction.level == level
+
+    # -------------------------------------------------------------------------------------------------------- execution
+
+    def start(self) -> Event:
+        """Evaluate the initial coefficients."""
+        if self._begins_with_gradient(self.top):
+            return self._event("start", self.top)
+        return Event("start", self.top, self.theta, self.loss)
+
+    def advance(self) -> Event | None:
+        """Execute one step of smoothing, or one transfer.
+
+        Returns
+        -------
+        Event or None
+            None for `Descend`, which changes no coefficients.
+        """
+        if self.is_between_cycles:
+            self.changed = False
+        instruction = self.block[self.index]
+        if isinstance(instruction, Smooth):
+            return self._smooth(instruction)
+        if isinstance(instruction, Prolong):
+            return self._prolong(instruction.level)
+        if isinstance(instruction, Descend):
+            self._descend(instruction.level, instruction.variant)
+            return None
+        return self._ascend(instruction.level)
+
+    def _smooth(self, instruction: Smooth) -> Event:
+        """Do one step of a smoother."""
+        level, smoother = instruction.level, instruction.smoother
+        frame, stack = self._stack[level], self._stack
+        start, state = frame.theta, frame.state
+        model = stack.model(level, self.batch)
+        if frame.known is not None and not stack.has_batches:
+            model = Remembering(model, start, frame.known)
+        if state is None:
+            state = smoother.init(model, start)
+        theta, state, record = smoother.step(model, start, state)
+
+        known = smoother.known(state)
+        frame.theta, frame.state = theta, state
+        frame.known = Known(*known) if known is not None and not stack.has_batches else None
+        self.changed |= level == self.top and theta is not start
+        self.stalled = record.stalled
+        self.batch += 1
+        self.step += 1
+        # Below the highest level a loss that is not finite spoils no more than a correction, which will be rejected.
+        if self.step == instruction.steps or record.stalled or not math.isfinite(record.loss):
+            self._finish_smoothing(instruction)
+        evaluated = start if known is None else theta
+        return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size)
+
+    def _finish_smoothing(self, instruction: Smooth) -> None:
+        """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
+        self._next()
+        for following in self.block[self.index :] + self._program.cycle:
+            if isinstance(following, Smooth) and following.level == instruction.level:
+                if following.smoother != instruction.smoother:
+                    self._stack[instruction.level].state = None
+                return
+
+    def _prolong(self, level: int) -> Event:
+        """Make the coefficients of a level those of the next one."""
+        theta = self._transfers[level].prolong(self._stack[level].theta)
+        self._stack.drop(level)
+        self.top = level + 1
+        self._stack.put(self.top, Frame(theta))
+        self._next()
+        if self._begins_with_gradient(self.top):
+            return self._event("prolong", self.top)
+        return Event("prolong", self.top, theta, math.nan)
+
+    # ------------------------------------------------------------------------------------------------------ corrections
+
+    def _descend(self, level: int, variant: Variant) -> None:
+        """Pose the problem of correcting a level on the one below.
+
+        The shift tau makes the coarse gradient at the origin equal to the restricted fine gradient, so that to first
+        order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2).
+        """
+        stack, transfer = self._stack, self._transfers[level - 1]
+        fine = stack.known(level)
+        restricted = transfer.restrict(fine.gradient)
+        origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
+        unshifted = Frame(origin, correction=Correction(variant, origin, None))
+        stack.put(level - 1, unshifted)
+        if variant == "galerkin" and stack.shares_samples(level - 1):
+            unshifted.known = Known(fine.loss, restricted)
+        else:
+            coarse = stack.known(level - 1)
+            shift = Correction(variant, origin, coarse.gradient - restricted)
+            stack.put(level - 1, Frame(origin, known=Known(coarse.loss, restricted), correction=shift))
+        self._next()
+
+    def _ascend(self, level: int) -> Event:
+        """Correct a level by what was found on the one below."""
+        coarse = self._stack[level - 1]
+        if coarse.correction is None:
+            raise RuntimeError(f"the program ascends to level {level} from where it never descended")
+        direction = self._transfers[level - 1].prolong(coarse.theta - coarse.correction.origin)
+        self._stack.drop(level - 1)
+        self._next()
+        if coarse.correction.tau is None and direction.any():
+            return self._add(level, direction)
+        point = self._search(level, direction)
+        if point is None:
+            return self._event("correct", level, step_size=0.0)
+        self._move(level, point.theta, Known(point.loss, point.gradient))
+        return self._event("correct", level, step_size=point.step)
+
+    def _add(self, level: int, direction: Array) -> Event:
+        """Add a correction as it is: the coarse level has minimised the fine level's own loss."""
+        theta = self._stack[level].theta + direction
+        self._move(level, theta, None)
+        if self._begins_with_gradient(level):
+            return self._event("correct", level, step_size=1.0)
+        return Event("correct", level, theta, math.nan, step_size=1.0)
+
+    def _search(self, level: int, direction: Array) -> Point | None:
+        """Search along a correction for a lower loss on all samples."""
+        known = self._stack.known(level)
+        slope = float(known.gradient @ direction)
+        if not slope < 0.0:
+            return None
+        origin = Point(0.0, self._stack[level].theta, known.gradient, known.loss, slope)
+        return strong_wolfe(self._stack.model(level), origin, direction, 1.0, MAX_TRIALS)
+
+    def _move(self, level: int, theta: Array, known: Known | None) -> None:
+        """Replace a level's coefficients from outside its smoother, which starts afresh."""
+        frame = self._stack[level]
+        frame.theta, frame.known, frame.state = theta, known, None
+        self.changed |= level == self.top
+
+    def _event(self, kind: EventKind, level: int, *, step_size: float = math.nan) -> Event:
+        """Report loss and gradient norm of a level's coefficients."""
+        known = self._stack.known(level)
+        return Event(kind, level, self._stack[level].theta, known.loss, norm(known.gradient), step_size)
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: numbers, arrays, and dataclasses of them."""
+        return {
+            "position": (self.cycle, self.index, self.step, self.batch, self.top),
+            "flags": (self.changed, self.stalled),
+            "frames": list(self._stack.frames),
+            "work": self._stack.work,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from where `snapshot` was taken."""
+        self.cycle, self.index, self.step, self.batch, self.top = snapshot["position"]
+        self.changed, self.stalled = snapshot["flags"]
+        self._stack.restore(snapshot["frames"], snapshot["work"])

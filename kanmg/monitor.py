@@ -1,0 +1,193 @@
+"""Watch a run: the best coefficients, tolerances, non-finite values, divergence, and the end of improvement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kanmg.solution import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kanmg.evaluators.base import Array
+    from kanmg.machine import Event
+
+__all__ = ["DIVERGENCE_FACTOR", "Candidate", "Monitor"]
+
+# A loss that exceeds so many times both the initial one and that of the zero function will not come back.
+DIVERGENCE_FACTOR = 1e6
+
+
+@dataclass(slots=True)
+class Candidate:
+    """Coefficients that may become the result.
+
+    Attributes
+    ----------
+    theta : ndarray
+    level : int
+    score : float
+        What the best one has least of: loss or validation loss; infinite if unknown.
+    loss : float
+        Training loss; NaN if unknown.
+    """
+
+    theta: Array
+    level: int
+    score: float = math.inf
+    loss: float = math.nan
+
+
+@dataclass(slots=True)
+class Monitor:
+    """Sees every event on the highest level in use, and says when the run should end.
+
+    Attributes
+    ----------
+    finest : int
+        Number of the finest level.
+    has_batches : bool
+        Whether recorded losses are those of mini-batches.
+    rtol, atol, patience
+        As for `kanmg.solve`.
+    typical_loss : callable
+        Returns the loss of the zero function, the scale of the problem; called only if a loss has grown suspiciously.
+    initial_loss : float
+    lowest, validated : Candidate or None
+        The best coefficients on the highest level reached so far, by training loss (with mini-batches: the last ones)
+        and by validation loss.
+    waiting : int
+        Records on the finest level since the validation loss last improved.
+    failure : Status or None
+        `NON_FINITE` or `DIVERGED`.
+    is_settled : bool
+        Whether the loss of the current coefficients has been taken note of.
+    """
+
+    finest: int
+    has_batches: bool
+    rtol: float | None
+    atol: float | None
+    patience: int | None
+    typical_loss: Callable[[], float] = field(repr=False)
+    initial_loss: float = math.nan
+    lowest: Candidate | None = None
+    validated: Candidate | None = None
+    waiting: int = 0
+    failure: Status | None = None
+    is_settled: bool = False
+
+    @property
+    def wants_tolerance(self) -> bool:
+        """Whether a tolerance was requested."""
+        return self.rtol is not None or self.atol is not None
+
+    @property
+    def tolerance(self) -> float:
+        """The loss that counts as converged; -1 if none was requested."""
+        if not self.wants_tolerance:
+            return -1.0
+        return max(self.atol or 0.0, (self.rtol or 0.0) * self.initial_loss)
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether coefficients of the finest level have a loss, on all samples, that meets the tolerance."""
+        best = self.lowest
+        return best is not None and best.level == self.finest and best.score <= self.tolerance
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the validation loss has not improved for `patience` records."""
+        return self.patience is not None and self.waiting >= self.patience
+
+    @property
+    def best(self) -> Candidate:
+        """The coefficients to return."""
+        if self.lowest is None:
+            raise RuntimeError("no event was observed")
+        if self.validated is not None and self.patience is not None and not self.has_converged:
+            return self.validated
+        return self.lowest
+
+    def observe(self, event: Event, validation_loss: float, theta: Array) -> None:
+        """Take note of what happened on the highest level in use.
+
+        Parameters
+        ----------
+        event : Event
+        validation_loss : float
+            At `theta`; NaN where it was not evaluated.
+        theta : ndarray
+            The current coefficients.
+        """
+        if event.kind == "start":
+            self.initial_loss = event.loss
+        if self.lowest is None or event.level > self.lowest.level:
+            self.lowest, self.validated = Candidate(event.theta, event.level), None
+        self.is_settled = False
+        if self._fails(event):
+            return
+        if self.has_batches:
+            self.lowest = Candidate(event.theta, event.level)
+        else:
+            self.consider(event.theta, event.loss)
+        self.waiting += event.level == self.finest
+        if not math.isnan(validation_loss):
+            self._validate(event, validation_loss, theta)
+
+    def consider(self, theta: Array, loss: float) -> None:
+        """Take coefficients of the highest level in use for the best, if their loss on all samples is lower."""
+        best = self.lowest
+        if best is not None and loss < best.score:
+            best.theta, best.score, best.loss = theta, loss, loss
+
+    def settle(self, theta: Array, loss: float) -> None:
+        """Take note of the current coefficients' loss on all samples, which no event has told yet."""
+        if self.has_batches and self.lowest is not None:
+            self.lowest = Candidate(theta, self.lowest.level)
+        self.consider(theta, loss)
+        self.is_settled = True
+
+    def _fails(self, event: Event) -> bool:
+        """Look for numbers that are no numbers, and for losses out of all proportion."""
+        if _is_not_finite(event):
+            self.failure = Status.NON_FINITE
+        elif (
+            event.loss > DIVERGENCE_FACTOR * self.initial_loss and event.loss > DIVERGENCE_FACTOR * self.typical_loss()
+        ):
+            self.failure = Status.DIVERGED
+        return self.failure is not None
+
+    def _validate(self, event: Event, validation_loss: float, theta: Array) -> None:
+        """Compare a validation loss with the best one."""
+        if self.validated is None or validation_loss < self.validated.score:
+            loss = event.loss if event.theta is theta and not self.has_batches else math.nan
+            self.validated = Candidate(theta, event.level, validation_loss, loss)
+            self.waiting = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "initial_loss": self.initial_loss,
+            "lowest": self.lowest,
+            "validated": self.validated,
+            "waiting": self.waiting,
+            "failure": self.failure and self.failure.name,
+            "is_settled": self.is_settled,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from where `snapshot` was taken."""
+        self.initial_loss = snapshot["initial_loss"]
+        self.lowest, self.validated = snapshot["lowest"], snapshot["validated"]
+        self.waiting, self.is_settled = snapshot["waiting"], snapshot["is_settled"]
+        self.failure = Status[snapshot["failure"]] if snapshot["failure"] else None
+
+
+def _is_not_finite(event: Event) -> bool:
+    """Whether a number that an event must tell is none; events without losses have NaN."""
+    if event.kind == "smooth":
+        return not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm))
+    return math.isinf(event.loss) or (event.kind == "start" and math.isnan(event.loss))

@@ -1,0 +1,320 @@
+"""One run: the machine works, the monitor watches, and what happens is recorded."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanmg.cycles import Smooth
+from kanmg.errors import CheckpointError, KanmgError, KanmgValueError
+from kanmg.machine import Machine
+from kanmg.monitor import Monitor
+from kanmg.progress import Interrupts, Progress
+from kanmg.solution import History, Record, Solution, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kanmg.checkpoint import Checkpoint
+    from kanmg.cycles import Program
+    from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Hierarchy
+    from kanmg.machine import Event
+    from kanmg.problems.base import Problem
+
+__all__ = ["VALIDATION_INTERVAL", "Run"]
+
+# Records between two validation losses, where an epoch has not more.
+VALIDATION_INTERVAL = 10
+
+
+class Run:
+    """Executes a program and keeps its books.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+    program : Program
+    theta : ndarray
+        Initial coefficients.
+    rtol, atol, max_cycles, patience, callback, progress
+        As for `kanmg.solve`.
+    checkpoint : Checkpoint or None
+    remark : str
+        What the solution's message is to say besides.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        hierarchy: Hierarchy,
+        program: Program,
+        theta: Array,
+        *,
+        rtol: float | None,
+        atol: float | None,
+        max_cycles: int | None,
+        patience: int | None,
+        callback: Callable[[Record], object] | None,
+        progress: bool | None,
+        checkpoint: Checkpoint | None,
+        remark: str = "",
+    ) -> None:
+        has_batches = problem.steps_per_epoch > 1
+        typical_loss = functools.cache(functools.partial(_loss_of_zero, problem, hierarchy))
+        self._problem = problem
+        self._hierarchy = hierarchy
+        self._program = program
+        self._machine = Machine(problem, hierarchy, program, theta)
+        self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss)
+        self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
+        self._epoch = problem.steps_per_epoch
+        interval = max(VALIDATION_INTERVAL, self._epoch)
+        self._interval = interval if patience is None else min(interval, patience)
+        self._callback = callback
+        self._checkpoint = checkpoint
+        self._remark = remark
+        self._progress = Progress(_count_steps(program, self._num_cycles), progress)
+        self._history = History()
+        self._steps = 0
+        self._since_validation = 0
+        self._since_confirmation = 0
+        self._has_validation = True
+        self._was_stopped = False
+        self._begin = time.perf_counter()
+
+    def execute(self) -> Solution:
+        """Run from the beginning, or from the checkpoint, to the end.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint cannot be read or written; with the best solution attached, if there is one.
+        """
+        try:
+            self._resume_or_start()
+            return self._finish(self._loop())
+        except CheckpointError as error:
+            if self._history:
+                error.solution = self._solution(Status.CHECKPOINT_FAILED)
+            raise
+        finally:
+            self._progress.close()
+
+    # --------------------------------------------------------------------------------------------------------- the loop
+
+    def _loop(self) -> Status:
+        """Advance until something says stop."""
+        try:
+            # A loss may overflow; the monitor sees the infinity.
+            with Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
+                while (status := self._limit()) is None:
+                    self._advance()
+                    if interrupts.requested:
+                        return Status.INTERRUPTED
+                return status
+        except KeyboardInterrupt:
+            return Status.INTERRUPTED
+        except CheckpointError:
+            raise
+        except BaseException as error:
+            self._write_beside(error)
+            raise
+
+    def _advance(self) -> None:
+        """Execute one step, and take note of it."""
+        cycle = self._machine.cycle
+        event = self._machine.advance()
+        if event is not None:
+            self._note(event, cycle)
+        if self._checkpoint is not None:
+            level_changed = event is None or event.kind != "smooth"
+            if self._checkpoint.is_due(time.perf_counter(), level_changed=level_changed):
+                self._write()
+
+    def _note(self, event: Event, cycle: int) -> None:
+        """Record an event and show it to whom it may concern."""
+        machine = self._machine
+        self._steps += event.kind == "smooth"
+        validation_loss = math.nan
+        if event.level == machine.top:
+            if self._has_validation:
+                validation_loss = self._validation_loss(event)
+            self.monitor.observe(event, validation_loss, machine.theta)
+            if self._epoch > 1:
+                self._confirm(event)
+        seconds = time.perf_counter() - self._begin
+        record = Record(
+            cycle,
+            event.level,
+            self._steps,
+            event.loss,
+            event.gradient_norm,
+            machine.work_units,
+            seconds,
+            validation_loss,
+            event.step_size,
+            event.kind,
+        )
+        self._history.append(record)
+        self._progress.show(record, machine.top, seconds)
+        if self._callback is not None:
+            try:
+                self._callback(record)
+            except StopIteration:
+                self._was_stopped = True
+
+    def _validation_loss(self, event: Event) -> float:
+        """Evaluate the validation loss if it is due, else return NaN."""
+        self._since_validation += 1
+        ends_smoothing = event.kind == "smooth" and self._machine.step == 0
+        if not (event.kind == "start" or ends_smoothing or self._since_validation >= self._interval):
+            return math.nan
+        self._since_validation = 0
+        loss = self._problem.validation_loss(self._hierarchy[event.level].evaluator, self._machine.theta)
+        self._has_validation = loss is not None
+        return math.nan if loss is None else loss
+
+    def _confirm(self, event: Event) -> None:
+        """Once an epoch, look at all samples if a mini-batch has met the tolerance."""
+        self._since_confirmation += 1
+        if event.loss <= self.monitor.tolerance and self._since_confirmation >= self._epoch:
+            self._since_confirmation = 0
+            self.monitor.settle(self._machine.theta, self._machine.loss)
+
+    # ---------------------------------------------------------------------------------------------------------- the end
+
+    def _limit(self) -> Status | None:
+        """Why the run should end now."""
+        monitor = self.monitor
+        if monitor.failure is not None:
+            return monitor.failure
+        if monitor.has_converged:
+            return Status.CONVERGED
+        if monitor.is_exhausted:
+            return Status.STOPPED_EARLY
+        if self._was_stopped:
+            return Status.STOPPED_BY_CALLBACK
+        return self._limit_between_cycles() if self._machine.is_between_cycles else None
+
+    def _limit_between_cycles(self) -> Status | None:
+        """Why no further cycle should begin."""
+        machine = self._machine
+        done = machine.cycle - 1
+        is_complete = done >= self._num_cycles or not self._program.cycle
+        has_stalled = done > 0 and not machine.changed
+        if not (is_complete or has_stalled):
+            return None
+        self._settle()
+        if self.monitor.has_converged:
+            return Status.CONVERGED
+        if has_stalled or (self.monitor.wants_tolerance and machine.stalled):
+            return Status.STALLED
+        return Status.TOLERANCE_NOT_MET if self.monitor.wants_tolerance else Status.FINISHED
+
+    def _settle(self) -> None:
+        """Evaluate the current coefficients, unless the last event told their loss."""
+        if not self.monitor.is_settled:
+            self.monitor.settle(self._machine.theta, self._machine.loss)
+
+    def _finish(self, status: Status) -> Solution:
+        """Write the last checkpoint and make the solution."""
+        # What a resumed run would not evaluate is evaluated after the checkpoint.
+        self._write(status)
+        if status in {Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED}:
+            self._settle()
+        return self._solution(status)
+
+    def _solution(self, status: Status) -> Solution:
+        best = self.monitor.best
+        loss = best.loss
+        if math.isnan(loss):
+            loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
+        return Solution(
+            coefficients=best.theta.copy(),
+            level=best.level,
+            loss=loss,
+            status=status,
+            message=self._message(status, loss, best.level),
+            history=self._history,
+            work_units=self._machine.work_units,
+            seconds=self._history[-1].seconds,
+            hierarchy=self._hierarchy,
+            coordinates=self._problem.coordinates,
+        )
+
+    def _message(self, status: Status, loss: float, level: int) -> str:
+        """Say what happened, in numbers, and what to do about it."""
+        tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
+        numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
+        return " ".join(filter(None, [status.message, numbers, status.remedy, self._remark]))
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def _resume_or_start(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        content = self._checkpoint.read(self._program) if self._checkpoint is not None else None
+        if content is not None:
+            self._restore(content)
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._note(self._machine.start(), self._machine.cycle)
+        if self.monitor.patience is not None and not self._has_validation:
+            raise KanmgValueError(
+                f"`patience={self.monitor.patience}` watches the validation loss, but the problem holds no data back. "
+                "Write e.g. `kanmg.Regression(x, y, validation=0.1)`, or leave `patience` out."
+            )
+        self._write()
+
+    def _write(self, status: Status | None = None) -> None:
+        """Write everything that the rest of the run depends on."""
+        if self._checkpoint is None:
+            return
+        self._checkpoint.write(
+            {
+                "machine": self._machine.snapshot(),
+                "monitor": self.monitor.snapshot(),
+                "history": self._history.columns(),
+                "counters": (self._steps, self._since_validation, self._since_confirmation),
+                "seconds": time.perf_counter() - self._begin,
+                "status": status and status.name,
+            }
+        )
+
+    def _write_beside(self, error: BaseException) -> None:
+        """Write the checkpoint although the run is about to fail of something else."""
+        try:
+            self._write()
+        except CheckpointError as failure:
+            error.add_note(str(failure))
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Go on from what `_write` wrote."""
+        self._machine.restore(content["machine"])
+        self.monitor.restore(content["monitor"])
+        self._history = History.from_columns(content["history"])
+        self._steps, self._since_validation, self._since_confirmation = content["counters"]
+        self._begin = time.perf_counter() - content["seconds"]
+
+
+def _count_steps(program: Program, num_cycles: int) -> int:
+    """Smoothing steps of a whole run."""
+    prologue, cycle = (
+        sum(instruction.steps for instruction in block if isinstance(instruction, Smooth))
+        for block in (program.prologue, program.cycle)
+    )
+    return prologue + num_cycles * cycle
+
+
+def _loss_of_zero(problem: Problem, hierarchy: Hierarchy) -> float:
+    """Loss of zero coefficients: a measure of the problem's scale."""
+    level = hierarchy[0]
+    try:
+        return problem.loss(level.evaluator, np.zeros(level.network.num_coefficients, hierarchy.dtype))
+    except KanmgError:
+        return 0.0

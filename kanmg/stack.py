@@ -1,0 +1,224 @@
+"""The levels in use: the iterate of each, what it minimises, and the counted work of all evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kanmg.cycles import Variant
+    from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Hierarchy
+    from kanmg.objective import SmoothFunction
+    from kanmg.problems.base import Problem
+
+__all__ = ["Correction", "Frame", "Known", "Remembering", "Stack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Loss and gradient at a frame's coefficients, from all samples, so that nothing is evaluated twice."""
+
+    loss: float
+    gradient: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How a coarse level's coefficients stand for a correction of the finer level's.
+
+    Attributes
+    ----------
+    variant : {"tau", "galerkin"}
+    origin : ndarray, shape (num_coefficients,)
+        Where the coarse level started: z0, or zeros for the Galerkin variant, whose variable is the correction itself.
+    tau : ndarray of the same shape, or None
+        Shift of the coarse gradient; None where the coarse loss is the fine one.
+    """
+
+    variant: Variant
+    origin: Array
+    tau: Array | None
+
+
+@dataclass(slots=True)
+class Frame:
+    """What one level holds while it is in use.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (num_coefficients,)
+        The iterate; replaced, never written to.
+    state : object
+        The smoother's; None before its first step.
+    known : Known or None
+        What is known at `theta`.
+    correction : Correction or None
+        None on the highest level in use.
+    """
+
+    theta: Array
+    state: Any = None
+    known: Known | None = None
+    correction: Correction | None = None
+
+
+class Stack:
+    """The frames of the levels in use, and what each of these levels minimises.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+    fractions : sequence of float
+        Part of the samples that each level sees.
+
+    Attributes
+    ----------
+    frames : list of Frame or None
+        One per level; None where a level is not in use. Replaced and removed by `put` and `drop` only.
+    has_batches : bool
+        Whether smoothers see mini-batches.
+    """
+
+    def __init__(self, problem: Problem, hierarchy: Hierarchy, fractions: Sequence[float]) -> None:
+        self._problem = problem
+        self._hierarchy = hierarchy
+        self._fractions = fractions
+        self._objectives: dict[tuple[int, float], Objective] = {}
+        self._models: dict[int, SmoothFunction] = {}
+        self._past_work = 0.0
+        self._work_unit = problem.work(hierarchy[-1].evaluator)
+        self.frames: list[Frame | None] = [None] * len(hierarchy)
+        self.has_batches = problem.steps_per_epoch > 1
+
+    def __getitem__(self, level: int) -> Frame:
+        frame = self.frames[level]
+        if frame is None:
+            raise RuntimeError(f"the program uses level {level} before any instruction has put coefficients on it")
+        return frame
+
+    def put(self, level: int, frame: Frame) -> None:
+        """Take a level into use, or pose another problem on it."""
+        self.frames[level] = frame
+        self._models.pop(level, None)
+
+    def drop(self, level: int) -> None:
+        """Take a level out of use."""
+        self.frames[level] = None
+        self._models.pop(level, None)
+
+    # ----------------------------------------------------------------------------------------------------------- models
+
+    def model(self, level: int, batch: int | None = None) -> SmoothFunction:
+        """Return what a level minimises, seeing a mini-batch or all samples.
+
+        That is the level's objective; or, if the level computes a correction, its shifted objective, or the finer
+        level's as a function of the correction.
+        """
+        if level not in self._models:
+            self._models[level] = self._model(level, self._fractions[level])
+        if self.has_batches:
+            for objective in self._objectives.values():
+                objective.batch = batch
+        return self._models[level]
+
+    def _model(self, level: int, fraction: float) -> SmoothFunction:
+        """Make what a level minimises, on a part of the samples that need not be its own."""
+        correction = self[level].correction
+        if correction is None or correction.variant == "tau":
+            inner: SmoothFunction = self._objective(level, fraction)
+        else:
+            transfer = self._hierarchy.transfers[level]
+            fine = self._model(level + 1, fraction)
+            inner = GalerkinObjective(fine, self[level + 1].theta, transfer.prolong, transfer.restrict)
+        if correction is None or correction.tau is None:
+            return inner
+        return ShiftedObjective(inner, correction.tau, correction.origin)
+
+    def _objective(self, level: int, fraction: float) -> Objective:
+        """Return the objective of a level on a part of the samples: made once, as it counts its work."""
+        key = level, fraction
+        if key not in self._objectives:
+            problem = self._problem if fraction == 1.0 else self._problem.subset(fraction)
+            self._objectives[key] = Objective(problem, self._hierarchy[level])
+        return self._objectives[key]
+
+    def shares_samples(self, level: int) -> bool:
+        """Whether a level sees the same samples as the finer one."""
+        return self._fractions[level] == self._fractions[level + 1]
+
+    # ------------------------------------------------------------------------------------------------------ evaluations
+
+    def known(self, level: int) -> Known:
+        """Return loss and gradient at a level's coefficients from all samples, evaluating what is not known."""
+        frame = self[level]
+        if frame.known is None:
+            frame.known = Known(*self.model(level).value_and_gradient(frame.theta))
+        return frame.known
+
+    def loss(self, level: int) -> float:
+        """Return the loss at a level's coefficients from all samples."""
+        frame = self[level]
+        return frame.known.loss if frame.known is not None else self.model(level).value(frame.theta)
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds so far."""
+        work = self._past_work
+        for objective in self._objectives.values():
+            work += objective.work
+        return work
+
+    @property
+    def work_units(self) -> float:
+        """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
+        return self.work / self._work_unit
+
+    def restore(self, frames: Sequence[Frame | None], work: float) -> None:
+        """Go on from frames and work that were written down."""
+        self.frames = list(frames)
+        self._past_work = work
+        self._objectives.clear()
+        self._models.clear()
+
+
+class Remembering:
+    """A model whose value and gradient at one point are known.
+
+    Parameters
+    ----------
+    model : Objective
+    theta : ndarray
+        The point; recognised by its identity.
+    known : Known
+    """
+
+    def __init__(self, model: SmoothFunction, theta: Array, known: Known) -> None:
+        self._model, self._theta, self._known = model, theta, known
+        self.batch = model.batch
+        self.steps_per_epoch = model.steps_per_epoch
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the model so far."""
+        return self._model.evaluations
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds of the model so far."""
+        return self._model.work
+
+    def value(self, theta: Array) -> float:
+        """Return the model's value."""
+        return self._known.loss if theta is self._theta else self._model.value(theta)
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Return the model's value and gradient."""
+        if theta is self._theta:
+            return self._known.loss, self._known.gradient
+        return self._model.value_and_gradient(theta)
