@@ -26,17 +26,23 @@ PATIENCE = 10
 
 @dataclass(slots=True)  # not frozen: that would take five times as long to make
 class LBFGSState:
-    """What `LBFGS` remembers on one level.
+    """What `LBFGS` remembers on one level: a window of rows of some arrays, and what was evaluated last.
+
+    Later states of the same run may share the arrays: they write to rows after this state's window only.
 
     Attributes
     ----------
-    pairs : ndarray, shape (2 M, num_coefficients)
-        M rows s_i, differences of successive coefficients, then M rows y_i, those of their gradients; oldest first,
-        scaled so that s_i y_i = 1. Rows of zeros come first while there are fewer than M pairs.
-    inverse : ndarray, shape (M, M)
+    pairs : ndarray, shape (2, C, num_coefficients)
+        Rows s_i, differences of successive coefficients, and y_i, those of their gradients, the newest last; scaled so
+        that s_i y_i = 1.
+    inverse : ndarray, shape (C, C)
         Inverse of the upper triangle of the matrix of products s_i y_j.
+    filled : ndarray of int, shape (1,)
+        Number of rows that any state has written.
+    first, last : int
+        The pairs of this state are the rows first, ..., last - 1.
     scale : float
-        Multiple of the identity that the pairs correct; 0 if there are none.
+        Multiple of the identity that the pairs correct.
     loss : float
     gradient : ndarray, shape (num_coefficients,)
         Loss and gradient at the current coefficients.
@@ -50,6 +56,9 @@ class LBFGSState:
 
     pairs: Array
     inverse: Array
+    filled: Array
+    first: int
+    last: int
     scale: float
     loss: float
     gradient: Array
@@ -103,32 +112,25 @@ class LBFGS(Smoother[LBFGSState]):
         return self._without_pairs(objective.batch, *objective.value_and_gradient(theta))
 
     def step(self, objective: SmoothFunction, theta: Array, state: LBFGSState) -> tuple[Array, LBFGSState, StepRecord]:
-        """Do one line search along the quasi-Newton direction."""
-        # A trial far out may overflow; the search sees the infinity.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if objective.batch != state.batch and objective.steps_per_epoch > 1:
-                state = _on_new_batch(objective, theta, state)
-            if state.idle >= PATIENCE:
-                return theta, state, _stalled(state)
-            return self._step(objective, theta, state)
+        """Search along the quasi-Newton direction, else along the gradient."""
+        if objective.batch != state.batch and objective.steps_per_epoch > 1:
+            state = _on_new_batch(objective, theta, state)
+        point = None
+        if state.idle < PATIENCE:
+            if state.last > state.first:
+                point = self._search(objective, theta, state, _direction(state), 1.0)
+            if point is None:
+                state = self._without_pairs(state.batch, state.loss, state.gradient)
+                first_step = 1.0 / max(1.0, norm(state.gradient))
+                point = self._search(objective, theta, state, -state.gradient, first_step)
+        if point is None:
+            return theta, state, StepRecord(state.loss, norm(state.gradient), 0.0, stalled=True)
+        state = _accept(state, theta, point, self.history)
+        record = StepRecord(point.loss, norm(point.gradient), point.step, state.idle >= PATIENCE)
+        return point.theta, state, record
 
     def known(self, state: LBFGSState) -> tuple[float, Array]:
         return state.loss, state.gradient
-
-    def _step(self, objective: SmoothFunction, theta: Array, state: LBFGSState) -> tuple[Array, LBFGSState, StepRecord]:
-        """Search along the quasi-Newton direction, else along the gradient."""
-        point = None
-        if state.scale > 0.0:
-            point = self._search(objective, theta, state, _direction(state), 1.0)
-        if point is None:
-            length = norm(state.gradient)
-            state = self._without_pairs(state.batch, state.loss, state.gradient)
-            point = self._search(objective, theta, state, -state.gradient, 1.0 / max(1.0, length))
-        if point is None:
-            return theta, state, _stalled(state)
-        state = _accept(state, theta, point)
-        record = StepRecord(point.loss, norm(point.gradient), point.step, state.idle >= PATIENCE)
-        return point.theta, state, record
 
     def _search(
         self, objective: SmoothFunction, theta: Array, state: LBFGSState, direction: Array, first_step: float
@@ -142,22 +144,21 @@ class LBFGS(Smoother[LBFGSState]):
 
     def _without_pairs(self, batch: int | None, loss: float, gradient: Array) -> LBFGSState:
         """Begin anew."""
-        pairs = zeros((2 * self.history, len(gradient)), gradient)
-        inverse = zeros((self.history, self.history), gradient)
-        return LBFGSState(pairs, inverse, 0.0, loss, gradient, batch, lowest=loss, idle=0)
+        arrays = _empty(2 * self.history, gradient)
+        return LBFGSState(*arrays, 0, 0, 0.0, loss, gradient, batch, lowest=loss, idle=0)
 
 
 def _direction(state: LBFGSState) -> Array:
     """Minus the product of the inverse Hessian approximation with the gradient."""
-    history = len(state.inverse)
-    steps, changes = state.pairs[:history], state.pairs[history:]
-    weights = product(state.inverse, product(steps, state.gradient))
+    window = slice(state.first, state.last)
+    steps, changes, inverse = state.pairs[0, window], state.pairs[1, window], state.inverse[window, window]
+    weights = product(inverse, product(steps, state.gradient))
     reduced = state.gradient - product(weights, changes)
-    correction = product(state.scale * product(changes, reduced) - weights, state.inverse)
+    correction = product(state.scale * product(changes, reduced) - weights, inverse)
     return product(correction, steps) - state.scale * reduced
 
 
-def _accept(state: LBFGSState, theta: Array, point: Point) -> LBFGSState:
+def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFGSState:
     """Move to a point and remember the pair, unless it has no positive curvature."""
     lowest, idle = (point.loss, 0) if point.loss < state.lowest else (state.lowest, state.idle + 1)
     step = point.theta - theta
@@ -165,30 +166,39 @@ def _accept(state: LBFGSState, theta: Array, point: Point) -> LBFGSState:
     curvature, steepness = float(step.dot(change)), float(change.dot(change))
     if not curvature > MIN_COSINE * math.sqrt(float(step.dot(step)) * steepness):
         return replace(state, loss=point.loss, gradient=point.gradient, lowest=lowest, idle=idle)
+    pairs, inverse, filled, first, last = _room(state, history)
     factor = 1.0 / math.sqrt(curvature)
-    pairs, inverse = _append(state, factor * step, factor * change)
-    return LBFGSState(pairs, inverse, curvature / steepness, point.loss, point.gradient, state.batch, lowest, idle)
+    pairs[0, last] = factor * step
+    change = factor * change
+    pairs[1, last] = change
+    # The last column of the inverse of an upper triangle depends on the other columns as they are.
+    older = slice(first, last)
+    inverse[older, last] = -product(inverse[older, older], product(pairs[0, older], change))
+    inverse[last, last] = 1.0
+    filled[0] = last = last + 1
+    scale = curvature / steepness
+    return LBFGSState(pairs, inverse, filled, first, last, scale, point.loss, point.gradient, state.batch, lowest, idle)
 
 
-def _append(state: LBFGSState, step: Array, change: Array) -> tuple[Array, Array]:
-    """Drop the oldest pair and add the newest; update the inverse of the triangle by its last column."""
-    history = len(state.inverse)
-    pairs = zeros(state.pairs.shape, step)
-    pairs[:-1] = state.pairs[1:]
-    pairs[history - 1] = step
-    pairs[-1] = change
-    inverse = zeros(state.inverse.shape, step)
-    inverse[:-1, :-1] = state.inverse[1:, 1:]
-    inverse[:, -1] = -product(inverse, product(pairs[:history], change))
-    inverse[-1, -1] = 1.0
-    return pairs, inverse
+def _room(state: LBFGSState, history: int) -> tuple[Array, Array, Array, int, int]:
+    """Return arrays with a free row after the window, and the window without a pair that is too old."""
+    first = max(state.first, state.last + 1 - history)
+    if state.filled[0] == state.last < len(state.inverse):
+        return state.pairs, state.inverse, state.filled, first, state.last
+    kept, window = state.last - first, slice(first, state.last)
+    pairs, inverse, filled = _empty(len(state.inverse), state.gradient)
+    pairs[:, :kept] = state.pairs[:, window]
+    inverse[:kept, :kept] = state.inverse[window, window]
+    return pairs, inverse, filled, 0, kept
+
+
+def _empty(num_rows: int, gradient: Array) -> tuple[Array, Array, Array]:
+    """Arrays for so many pairs, and the number of those written."""
+    pairs = zeros((2, num_rows, len(gradient)), gradient)
+    return pairs, zeros((num_rows, num_rows), gradient), np.zeros(1, np.int64)
 
 
 def _on_new_batch(objective: SmoothFunction, theta: Array, state: LBFGSState) -> LBFGSState:
     """Evaluate the current coefficients on another mini-batch; the pairs stay."""
     loss, gradient = objective.value_and_gradient(theta)
     return replace(state, loss=loss, gradient=gradient, batch=objective.batch, lowest=loss, idle=0)
-
-
-def _stalled(state: LBFGSState) -> StepRecord:
-    return StepRecord(state.loss, norm(state.gradient), 0.0, stalled=True)

@@ -25,6 +25,10 @@ MARGIN = 0.1
 MIN_GROWTH, MAX_GROWTH = 2.0, 10.0
 
 
+# A loss that has risen by so many times the fall that the slope promises says nothing about the minimum.
+TOO_FAR = 100.0
+
+
 class Point(NamedTuple):
     """A point on the search line with all that was evaluated there.
 
@@ -35,7 +39,7 @@ class Point(NamedTuple):
     theta, gradient : ndarray, shape (num_coefficients,)
     loss : float
     slope : float
-        Derivative of the loss along the direction; NaN where the loss is not finite.
+        Derivative of the loss along the direction; NaN where the loss is not finite or far too high.
     """
 
     step: float
@@ -91,7 +95,7 @@ def strong_wolfe(
     for _ in range(max_evaluations):
         trial = _evaluate(objective, origin, direction, step)
         ceiling = min(origin.loss + DECREASE * step * origin.slope, low.loss) + slack
-        if not (trial.loss <= ceiling and math.isfinite(trial.slope)):
+        if not trial.loss <= ceiling or not math.isfinite(trial.slope):
             high = trial
         elif abs(trial.slope) <= -CURVATURE * origin.slope:
             return trial
@@ -114,8 +118,9 @@ def _evaluate(objective: SmoothFunction, origin: Point, direction: Array, step: 
     """Loss, gradient and slope at a multiple of the direction."""
     theta = origin.theta + step * direction
     loss, gradient = objective.value_and_gradient(theta)
-    slope = float(gradient.dot(direction)) if math.isfinite(loss) else math.nan
-    return Point(step, theta, gradient, loss, slope)
+    # Beyond this the gradient may overflow, and an interpolation would end at its safeguard anyway.
+    is_near = loss <= origin.loss - TOO_FAR * step * origin.slope
+    return Point(step, theta, gradient, loss, float(gradient.dot(direction)) if is_near else math.nan)
 
 
 def _extrapolate(behind: Point, ahead: Point) -> float:
@@ -128,7 +133,7 @@ def _extrapolate(behind: Point, ahead: Point) -> float:
 def _interpolate(low: Point, high: Point, slack: float, *, bisect: bool) -> float:
     """Next trial between two points: the cubic's minimum, kept away from the ends; the middle if that gets nowhere."""
     length = high.step - low.step
-    if not (math.isfinite(high.loss) and math.isfinite(high.slope)):
+    if math.isnan(high.slope):
         return low.step + MARGIN * length
     fraction = 0.5
     if not bisect:
