@@ -198,7 +198,7 @@ class ReferenceEvaluator(Evaluator):
             jacobian = self.jacobian(theta, x[rows])
             weighted = (jacobian * weights[rows, None, None]).reshape(-1, size).T
             matrix += weighted @ jacobian.reshape(-1, size)
-            vector += weighted @ residuals[rows].reshape(-1)
+            vector += weighted @ np.ascontiguousarray(residuals[rows]).reshape(-1)
         return matrix, vector
 
     @property

@@ -18,7 +18,7 @@ from kanmg.splines.bspline import basis_matrix
 if TYPE_CHECKING:
     from kanmg.network import Layer, Network
 
-__all__ = ["OracleJet", "oracle_jacobian", "oracle_jet", "oracle_value"]
+__all__ = ["OracleJet", "oracle_adjoint", "oracle_jacobian", "oracle_jet", "oracle_value"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -108,6 +108,34 @@ def oracle_jacobian(network: Network, theta: npt.ArrayLike, x: npt.ArrayLike) ->
             sensitivity[:, q, columns] += features
         z = _edges(layer, coefficients, z, 0).sum(axis=1) + _bias(layer, coefficients)
     return sensitivity
+
+
+def oracle_adjoint(
+    network: Network, theta: npt.ArrayLike, x: npt.ArrayLike, cotangents: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Differentiate `sum(cotangents * values)` with respect to the coefficients and to the points.
+
+    Parameters
+    ----------
+    network : Network
+    theta : array_like, shape (num_coefficients,)
+    x : array_like, shape (N, num_inputs)
+    cotangents : array_like, shape (N, num_outputs)
+
+    Returns
+    -------
+    tuple of ndarray, shapes (num_coefficients,) and (N, num_inputs)
+    """
+    arrays = network.unflatten(np.asarray(theta, np.float64))
+    inputs = [np.asarray(x, np.float64)]
+    for layer, coefficients in zip(network.layers[:-1], arrays, strict=False):
+        inputs.append(_edges(layer, coefficients, inputs[-1], 0).sum(axis=1) + _bias(layer, coefficients))
+    bar = np.asarray(cotangents, np.float64)
+    gradients = []
+    for layer, coefficients, z in reversed(list(zip(network.layers, arrays, inputs, strict=True))):
+        gradients.append((_features(layer, z).T @ bar).ravel())
+        bar = np.einsum("npq,nq->np", _edges(layer, coefficients, z, 1), bar)
+    return np.concatenate(gradients[::-1]), bar
 
 
 def _edges(layer: Layer, coefficients: FloatArray, z: FloatArray, derivative: int) -> FloatArray:
