@@ -33,6 +33,7 @@ test: $(STAMPS)/test  ## Run all tests, docstring examples and documentation exa
 
 lint: $(STAMPS)/lint  ## Check style and types
 	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
 bench: $(STAMPS)/bench  ## Run asv's benchmarks and the comparison with pykan

@@ -21,7 +21,6 @@ DESIGN = PACKAGE.parent / "docs" / "design.md"
 LONGEST_MODULE = 450
 
 
-
 def rooms_of_the_page():
     """One tuple of rooms per line of docs/design.md, from the foundation to the roof.
 
