@@ -109,9 +109,7 @@ def test_validation_loss_is_drawn_where_it_is_known(solution):
 def test_missing_quantities_and_unknown_options_are_refused(solution):
     with pytest.raises(KanmgValueError, match="no record of the history has a `validation_loss`"):
         plotting.plot_history(make_solution(VCYCLE), quantity="validation_loss")
-    with pytest.raises(
-        KanmgValueError, match="`against='epochs'` is unknown"
-    ):
+    with pytest.raises(KanmgValueError, match="`against='epochs'` is unknown"):
         plotting.plot_history(solution, against="epochs")
     with pytest.raises(KanmgValueError, match="`quantity='error'`"):
         plotting.plot_history(solution, quantity="error")
