@@ -1,3 +1,107 @@
-"""Multilevel training of Kolmogorov-Arnold networks."""
+"""Multilevel training of Kolmogorov-Arnold networks.
+
+Build a hierarchy of properly nested spline spaces, state a problem, and solve it:
+
+>>> import numpy as np
+>>> import kanmg
+>>> x = np.linspace(-1, 1, 200).reshape(-1, 1)
+>>> problem = kanmg.Regression(x, np.sin(4 * x))
+>>> hierarchy = kanmg.uniform_hierarchy(widths=(1, 1), degree=3, num_intervals=4, num_levels=4)
+>>> solution = kanmg.solve(problem, hierarchy, progress=False)
+>>> bool(np.abs(solution(x) - np.sin(4 * x)).max() < 1e-4)
+True
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from kanmg import errors
+from kanmg.cycles import FullMultigrid, NestedIteration, VCycle
+from kanmg.driver import default_method, solve
+from kanmg.errors import (
+    CheckpointError,
+    ConvergenceError,
+    DeviceError,
+    DomainError,
+    DtypeError,
+    KanmgError,
+    KanmgTypeError,
+    KanmgValueError,
+    KanmgWarning,
+    NestingError,
+    NonFiniteError,
+    ShapeError,
+)
+from kanmg.hierarchy import Hierarchy, Level, Transfer, uniform_hierarchy
+from kanmg.initialisation import initial_coefficients
+from kanmg.network import Affine, Network, Spline
+from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.problems.base import Problem
+from kanmg.problems.regression import Regression
+from kanmg.smoothers.adam import Adam
+from kanmg.smoothers.base import Smoother, StepRecord
+from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.smoothers.torch_optimizer import TorchOptimizer
+from kanmg.solution import History, Record, Solution, Status, load
+from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "Affine",
+    "CheckpointError",
+    "ConvergenceError",
+    "DeviceError",
+    "DomainError",
+    "DtypeError",
+    "FullMultigrid",
+    "GalerkinObjective",
+    "Hierarchy",
+    "History",
+    "KanmgError",
+    "KanmgTypeError",
+    "KanmgValueError",
+    "KanmgWarning",
+    "Knots",
+    "Level",
+    "NestedIteration",
+    "NestingError",
+    "Network",
+    "NonFiniteError",
+    "Objective",
+    "Problem",
+    "Record",
+    "Regression",
+    "ShapeError",
+    "ShiftedObjective",
+    "Smoother",
+    "Solution",
+    "Spline",
+    "Status",
+    "StepRecord",
+    "TorchOptimizer",
+    "Transfer",
+    "VCycle",
+    "__version__",
+    "clamped_knots",
+    "default_method",
+    "errors",
+    "initial_coefficients",
+    "knots_from_breakpoints",
+    "load",
+    "refine",
+    "solve",
+    "uniform_hierarchy",
+    "uniform_knots",
+]
+
+_ON_DEMAND = ("gallery", "plotting", "testing")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the rooms that training does not need when they are first asked for."""
+    if name in _ON_DEMAND:
+        return import_module(f"kanmg.{name}")
+    raise AttributeError(f"module 'kanmg' has no attribute {name!r}")

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
 import torch
 
 from kanmg.arrays import resolve_dtype, row_chunks
-from kanmg.errors import DomainError, KanmgValueError
+from kanmg.errors import KanmgValueError
 from kanmg.evaluators import jet_kernels, kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
-from kanmg.evaluators.plan import Plan, make_plan
+from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
 from kanmg.network import Network, Spline
 
 __all__ = ["CPUEvaluator"]
-
-_logger = logging.getLogger("kanmg")
-
-# One Python thread at a time: the workspaces belong to the evaluator, and Numba's portable thread pool aborts the process when
-# two threads enter it at once.
-_lock = threading.RLock()
-
-# Below this many multiply-adds per thread, waking another thread costs more than it saves.
-_WORK_PER_THREAD = 40_000
 
 # Entries of the dense Jacobians that `gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22
@@ -78,8 +64,8 @@ class CPUEvaluator(Evaluator):
         self._num_coefficients, self._num_inputs = network.num_coefficients, network.num_inputs
         self._num_outputs = network.num_outputs
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
-        self._tasks: dict[tuple[int, bool], _Task] = {}
-        self._addresses: dict[bool, int] = {}
+        self._tasks: dict[int, Task] = {}
+        self._kernels: dict[bool, int] = {}
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
@@ -187,36 +173,28 @@ class CPUEvaluator(Evaluator):
 
         Returns the squared error and, with `gradient`, the sum of the threads' gradients.
         """
-        threads = self._num_threads(len(x))
-        with _lock:
-            task = self._task(threads, jet)
-            task.fill(theta, x, fields, gradient=gradient)
-            before = numba.get_num_threads() if threads > 1 else threads
-            if before != threads:
-                numba.set_num_threads(threads)
-            try:
-                kernels.run(self._address(jet), task.address, threads)
-            finally:
-                if before != threads:
-                    numba.set_num_threads(before)
+        kernel = self._kernel(jet)
+        with lock:
+            task = self._task(num_threads(len(x) * self._costs[1]))
+            task.fill(x, fields)
+            task.set_coefficients(theta)
+            if gradient:
+                task.want_gradient()
+            task.run(kernel)
             if self._may_fail:
                 task.check_status()
             return task.loss(), task.gradient() if gradient else task.nothing
 
-    def _num_threads(self, num_samples: int) -> int:
-        most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        return max(1, min(most, int(num_samples * self._costs[1]) // _WORK_PER_THREAD))
+    def _task(self, threads: int) -> Task:
+        if threads not in self._tasks:
+            self._tasks[threads] = Task(self._plan, self.dtype, threads)
+        return self._tasks[threads]
 
-    def _task(self, threads: int, jet: bool) -> _Task:
-        key = threads, jet
-        if key not in self._tasks:
-            self._tasks[key] = _Task(self._plan, self.dtype, threads)
-        return self._tasks[key]
-
-    def _address(self, jet: bool) -> int:
-        if jet not in self._addresses:
-            self._addresses[jet] = _kernel_address(len(self._plan.marker), self.dtype.type, jet)
-        return self._addresses[jet]
+    def _kernel(self, jet: bool) -> int:
+        if jet not in self._kernels:
+            make = jet_kernels.make_jet_sweep if jet else kernels.make_sweep
+            self._kernels[jet] = compiled(make, len(self._plan.marker), self.dtype.type)
+        return self._kernels[jet]
 
     def _targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[tuple[Array, dict[int, Array]]]:
         """Points of one chunk after the other, and the fields that say what to compare them with."""
@@ -244,89 +222,9 @@ class CPUEvaluator(Evaluator):
         return self._checked(x, "x", (None, self._num_inputs))
 
 
-class _Task:
-    """The workspaces of so many threads, and the array through which a kernel finds them and everything else."""
-
-    def __init__(self, plan: Plan, dtype: np.dtype[Any], threads: int) -> None:
-        self.fields = np.zeros(kernels.NUM_TASK_FIELDS, np.int64)
-        self.address = _address(self.fields)
-        self.nothing = np.zeros(0, dtype)
-        self._theta = np.zeros(plan.num_coefficients, dtype)
-        self._positions = _ALL if plan.padding is None else plan.padding.positions
-        self._gradients = np.zeros((threads, plan.num_coefficients), dtype)
-        self._gradients_address = _address(self._gradients)
-        self._known: dict[int, tuple[weakref.ref[Array], int]] = {}
-        self._losses = np.zeros(threads)
-        self._status = np.zeros(threads, np.int64)
-        # The kernels know arrays by their addresses alone: whatever they use is kept alive here.
-        self._kept = (
-            plan.layers, plan.tables, np.zeros((threads, plan.work_size), dtype),
-            np.zeros((threads, plan.cells_size), np.int64),
-        )  # fmt: skip
-        static = (kernels.LAYERS, kernels.TABLES, kernels.WORK, kernels.CELL_WORK)
-        for field, array in zip(static, self._kept, strict=True):
-            self.fields[field] = _address(array)
-        self.fields[kernels.THETA] = _address(self._theta)
-        self.fields[kernels.LOSSES] = _address(self._losses)
-        self.fields[kernels.STATUS] = _address(self._status)
-        self.fields[kernels.WORK_BYTES] = plan.work_size * dtype.itemsize
-        self.fields[kernels.CELL_BYTES] = plan.cells_size * 8
-        self.fields[kernels.BLOCK] = plan.block
-        self.fields[kernels.THREADS] = threads
-        self.fields[kernels.NUM_LAYERS] = len(plan.layers)
-        self.fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
-
-    def fill(self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool) -> None:
-        """Write down one call."""
-        task = self.fields
-        task[: kernels.NUM_VARIABLE] = 0
-        self._theta[self._positions] = theta
-        task[kernels.POINTS] = self._known_address(kernels.POINTS, x)
-        task[kernels.SAMPLES] = len(x)
-        if gradient:
-            task[kernels.GRADIENTS] = self._gradients_address
-            task[kernels.GRADIENT_BYTES] = self._gradients.strides[0]
-        for field, array in fields.items():
-            task[field] = self._known_address(field, array)
-
-    def _known_address(self, field: int, array: Array) -> int:
-        """Address of an array that is often the one of the call before; asking NumPy takes two microseconds."""
-        before = self._known.get(field)
-        if before is not None and before[0]() is array:
-            return before[1]
-        address = _address(array)
-        self._known[field] = weakref.ref(array), address
-        return address
-
-    def loss(self) -> float:
-        """Squared error of all threads, added in their order."""
-        return float(sum(self._losses.tolist()))
-
-    def gradient(self) -> Array:
-        """Gradients of all threads, added in their order."""
-        result = self._gradients[0].copy()
-        for row in self._gradients[1:]:
-            result += row
-        return result
-
-    def check_status(self) -> None:
-        """Raise for a layer that met a value outside its interval where the policy is `error`."""
-        layer = int(self._status.max())
-        self._status[:] = 0
-        if layer:
-            raise DomainError(
-                f"a value in layer {layer} lies outside the interval of its knots, and `outside='error'` refuses that. "
-                "Use `outside='extend'`, or knots on a larger `domain`."
-            )
-
-
 def _rows(array: Array, rows: slice) -> Array:
     """Contiguous rows; the array itself when all are wanted, so that its address is known."""
     return array if rows is _ALL else np.ascontiguousarray(array[rows])
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _contiguous_chunks(x: Array, *others: Array | None) -> Iterator[tuple[slice, Array]]:
@@ -338,24 +236,3 @@ def _contiguous_chunks(x: Array, *others: Array | None) -> Iterator[tuple[slice,
         return
     for rows in row_chunks(len(x), x.shape[1], _CHUNK_ENTRIES):
         yield rows, np.ascontiguousarray(x[rows])
-
-
-@cache
-def _kernel_address(num_basis: int, dtype: type, jet: bool) -> int:
-    """Address of the compiled kernel for one degree and dtype."""
-    make = jet_kernels.make_jet_sweep if jet else kernels.make_sweep
-    with _announced(f"kernels for degree {num_basis - 1} in {np.dtype(dtype).name}"):
-        return int(make((0,) * num_basis, dtype).address)
-
-
-@contextmanager
-def _announced(what: str) -> Iterator[None]:
-    """Log a line if the body takes longer than a second."""
-    message = "kanmg: compiling %s (once, about 10 s; kept on disk)"
-    timer = threading.Timer(1.0, _logger.warning, (message, what))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -61,7 +61,7 @@ NUM_TASK_FIELDS = 27
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The compiled
 # kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
-_SOURCES = ("simd.py", "plan.py", "kernels.py", "jet_kernels.py")
+_SOURCES = ("simd.py", "plan.py", "kernels.py", "jet_kernels.py", "dense_kernels.py")
 SOURCE_VERSION = zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES))
 
 ONE = (0,)

@@ -1,0 +1,206 @@
+"""The dense-product path of the CPU evaluator: basis matrices and matrix products, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from kanmg.arrays import row_chunks
+from kanmg.evaluators import kernels
+from kanmg.evaluators.base import Array
+from kanmg.evaluators.cpu import CPUEvaluator
+from kanmg.evaluators.dense_kernels import make_dense_basis
+from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
+from kanmg.network import Affine, Network, Spline
+
+__all__ = ["DenseCPUEvaluator", "dense_is_faster"]
+
+# Entries of the largest basis matrix of a chunk: a few megabytes, so that it is still in cache when it is multiplied.
+_CHUNK_ENTRIES = 1 << 18
+
+# Measured costs in nanoseconds on one thread (benchmarks/dense.py): of a multiply-add in a local sum and in a matrix product,
+# and of writing an entry of the basis matrix.
+_LOCAL_MULTIPLY_ADD = 0.17
+_DENSE_MULTIPLY_ADD = 0.045
+_DENSE_ENTRY = 1.0
+
+
+def dense_is_faster(network: Network) -> bool:
+    """Whether matrix products with all basis functions beat sums over the local ones.
+
+    Products do more arithmetic, (n + k) / (k + 1) times as much, but at several times the rate once the layers are wide.
+    """
+    local = dense = 0.0
+    for number, layer in enumerate(network.layers):
+        if isinstance(layer, Affine):
+            continue
+        sweeps = 2 if number == 0 else 3
+        local += sweeps * layer.num_inputs * (layer.degree + 1) * layer.num_outputs * _LOCAL_MULTIPLY_ADD
+        functions = layer.num_inputs * layer.num_basis
+        dense += functions * (sweeps * layer.num_outputs * _DENSE_MULTIPLY_ADD + _DENSE_ENTRY)
+    return dense < local
+
+
+class DenseCPUEvaluator(CPUEvaluator):
+    """Evaluate values, squared errors and adjoints by matrix products; everything else as `CPUEvaluator`.
+
+    For wide layers with few cells. All basis functions of a chunk of samples, zeros included, stand in a matrix, which torch
+    multiplies with the coefficients.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy.dtype or str
+    """
+
+    name: ClassVar[str] = "cpu, dense"
+
+    def __init__(self, network: Network, dtype: Any) -> None:
+        super().__init__(network, dtype)
+        self._stages = [_stage(layer, self.dtype) for layer in network.layers]
+        self._row_size = max(stage.row_size for stage in self._stages)
+
+    def value(self, theta: Array, x: Array) -> Array:
+        theta, x = self._coefficients(theta), self._points(x)
+        result = np.empty((len(x), self._num_outputs), self.dtype)
+        for rows in self._chunks(x):
+            result[rows] = self._forward(theta, x[rows])[-1]
+        return result
+
+    def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
+        theta, x = self._coefficients(theta), self._points(x)
+        y = self._checked(y, "y", (len(x), self._num_outputs))
+        loss, gradient = 0.0, np.zeros(self._num_coefficients, self.dtype)
+        for rows in self._chunks(x):
+            values = self._forward(theta, x[rows])
+            part, cotangents = _squared_error(values[-1], y[rows], self._weights(weights, rows, len(x)))
+            loss += part
+            self._backward(theta, values, cotangents, gradient, want_points=False)
+        return loss, gradient
+
+    def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
+        theta, x = self._coefficients(theta), self._points(x)
+        y = self._checked(y, "y", (len(x), self._num_outputs))
+        return sum(
+            (
+                _squared_error(self._forward(theta, x[rows])[-1], y[rows], self._weights(weights, rows, len(x)))[0]
+                for rows in self._chunks(x)
+            ),
+            0.0,
+        )
+
+    def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
+        theta, x = self._coefficients(theta), self._points(x)
+        cotangents = self._checked(cotangents, "cotangents", (len(x), self._num_outputs))
+        gradient, point_gradients = np.zeros(self._num_coefficients, self.dtype), np.empty_like(x)
+        for rows in self._chunks(x):
+            values = self._forward(theta, x[rows])
+            right = np.ascontiguousarray(cotangents[rows])
+            point_gradients[rows] = self._backward(theta, values, right, gradient, want_points=True)
+        return gradient, point_gradients
+
+    def _chunks(self, x: Array) -> Any:
+        return row_chunks(len(x), self._row_size, _CHUNK_ENTRIES)
+
+    def _weights(self, weights: Array | None, rows: slice, num_samples: int) -> Array | None:
+        return None if weights is None else self._checked(weights, "weights", (num_samples,))[rows, None]
+
+    def _forward(self, theta: Array, x: Array) -> list[Array]:
+        """Values before the first and after every layer."""
+        values = [np.ascontiguousarray(x)]
+        for stage, coefficients in zip(self._stages, self.network.unflatten(theta), strict=True):
+            values.append(stage.forward(coefficients, values[-1]))
+        return values
+
+    def _backward(
+        self, theta: Array, values: list[Array], cotangents: Array, gradient: Array, *, want_points: bool
+    ) -> Array:
+        """Add to the gradient; returns the adjoints of the points if they are wanted."""
+        arrays, gradients = self.network.unflatten(theta), self.network.unflatten(gradient)
+        for number in range(len(self._stages) - 1, -1, -1):
+            want_inputs = want_points or number > 0
+            cotangents = self._stages[number].backward(
+                arrays[number], values[number], cotangents, gradients[number], want_inputs=want_inputs
+            )
+        return cotangents
+
+
+def _squared_error(values: Array, y: Array, weights: Array | None) -> tuple[float, Array]:
+    residuals = values - y
+    weighted = residuals if weights is None else weights * residuals
+    return float(np.vdot(weighted, residuals)), 2.0 * weighted
+
+
+def _stage(layer: Affine | Spline, dtype: np.dtype[Any]) -> _AffineStage | _SplineStage:
+    return _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, dtype)
+
+
+class _AffineStage:
+    """An affine layer on arrays of samples."""
+
+    def __init__(self, layer: Affine) -> None:
+        self.num_inputs, self.row_size = layer.num_inputs, layer.num_inputs
+        self.has_bias = layer.shape[0] > layer.num_inputs
+
+    def forward(self, coefficients: Array, x: Array) -> Array:
+        result = _product(x, coefficients[: self.num_inputs])
+        return result + coefficients[self.num_inputs] if self.has_bias else result
+
+    def backward(self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool) -> Array:
+        gradient[: self.num_inputs] += _product(x.T, cotangents)
+        if self.has_bias:
+            gradient[self.num_inputs] += cotangents.sum(axis=0)
+        return _product(cotangents, coefficients[: self.num_inputs].T) if want_inputs else cotangents
+
+
+class _SplineStage:
+    """A spline layer on arrays of samples. The last basis matrices are kept for the way back."""
+
+    def __init__(self, layer: Spline, dtype: np.dtype[Any]) -> None:
+        self.layer, self.dtype = layer, dtype
+        self.plan = make_plan(Network([layer]), dtype)
+        self.padded_shape = (layer.num_inputs, self.plan.num_coefficients // (layer.num_inputs * layer.num_outputs))
+        self.row_size = self.padded_shape[0] * self.padded_shape[1]
+        self.tasks: dict[int, Task] = {}
+        self.basis = np.zeros((0, self.row_size), dtype)
+
+    def forward(self, coefficients: Array, x: Array) -> Array:
+        if self.basis.shape[0] < len(x):
+            self.basis = np.empty((len(x), self.row_size), self.dtype)
+        self._run(x, {kernels.VALUES: self.basis})
+        return _product(self.basis[: len(x)], self._padded(coefficients))
+
+    def backward(self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool) -> Array:
+        flat = _product(self.basis[: len(x)].T, cotangents).ravel()
+        gradient += (flat if self.plan.padding is None else self.plan.padding.compress(flat)).reshape(gradient.shape)
+        if not want_inputs:
+            return cotangents
+        inputs = np.empty_like(x)
+        pulled = np.ascontiguousarray(_product(cotangents, self._padded(coefficients).T))
+        self._run(x, {kernels.COTANGENTS: pulled, kernels.POINT_GRADIENTS: inputs})
+        return inputs
+
+    def _padded(self, coefficients: Array) -> Array:
+        padding = self.plan.padding
+        flat = coefficients.ravel() if padding is None else padding.pad(coefficients.ravel())
+        return flat.reshape(self.row_size, self.layer.num_outputs)
+
+    def _run(self, x: Array, fields: dict[int, Array]) -> None:
+        threads = num_threads(len(x) * self.row_size * 4)
+        kernel = compiled(make_dense_basis, len(self.plan.marker), self.dtype.type)
+        with lock:
+            if threads not in self.tasks:
+                self.tasks[threads] = Task(self.plan, self.dtype, threads)
+            task = self.tasks[threads]
+            task.fill(x, fields)
+            task.run(kernel)
+            if self.layer.outside == "error":
+                task.check_status()
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Matrix product on torch's threads, which are the kernels' too; NumPy's would be another pool beside them."""
+    return torch.mm(torch.from_numpy(a), torch.from_numpy(b)).numpy()
