@@ -39,7 +39,6 @@ NETWORKS: dict[str, Network] = {
     "degree 2, one cell": chain((1, 2, 3), 2, 1),
     "degree 4, odd cells": chain((3, 2, 2), 4, 7),
     "degree 5, deep": chain((2, 3, 3, 3, 1), 5, 5),
-    "degree 7": chain((2, 3, 1), 7, 4),
     "degree 9": chain((1, 2, 1), 9, 3),
     "many cells": chain((2, 2, 1), 3, 512),
     "many outputs": chain((1, 17), 3, 4),
