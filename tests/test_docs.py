@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -16,7 +17,16 @@ REFERENCE = sorted((DOCS / "reference").glob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 GUIDES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("conventions", "how_to_choose", "how_to_extend"))]
 # Modules whose __all__ is the public interface.
-PUBLIC = ("kanmg", "kanmg.gallery", "kanmg.testing")
+PUBLIC = (
+    "kanmg",
+    "kanmg.gallery",
+    "kanmg.plotting",
+    "kanmg.splines",
+    "kanmg.testing.cases",
+    "kanmg.testing.contract",
+    "kanmg.testing.oracle",
+    "kanmg.testing.strategies",
+)
 
 
 def name_of(page):
@@ -45,9 +55,12 @@ def resolve(name):
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_every_public_name_is_in_the_reference(module):
-    names = {f"{module}.{name}" for name in importlib.import_module(module).__all__ if not name.startswith("__")}
-    submodules = {f"{module}.{name}" for name in ("gallery", "testing", "plotting", "errors")}
-    assert sorted(names - submodules - set(documented())) == []
+    # By identity: `kanmg.splines.Knots` is documented as `kanmg.Knots`.
+    described = {id(resolve(name)) for name in documented()}
+    names = [name for name in importlib.import_module(module).__all__ if not name.startswith("__")]
+    public = {f"{module}.{name}": resolve(f"{module}.{name}") for name in names}
+    missing = [name for name, value in public.items() if id(value) not in described and not inspect.ismodule(value)]
+    assert missing == []
 
 
 def test_the_reference_names_each_thing_once_and_only_what_exists():
