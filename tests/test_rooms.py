@@ -95,13 +95,14 @@ def imported_names(node, importer, path, known):
 
 def imports(package=PACKAGE):
     known = modules(package)
-    return [
+    found = (
         Import(importer, imported, node.lineno, is_lazy)
         for importer, path in known.items()
         for node, is_lazy in statements(ast.parse(path.read_text()))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for imported in imported_names(node, importer, path, known)
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def belongs(module, room):
