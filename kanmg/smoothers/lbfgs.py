@@ -77,7 +77,7 @@ class LBFGS(Smoother[LBFGSState]):
 
     Parameters
     ----------
-    history : int, default 20
+    history : int, default 50
         Number M of curvature pairs. A step takes 8 M `num_coefficients` multiply-adds besides its evaluations.
     max_evaluations : int, default 20
         Losses and gradients that one line search may use.
@@ -101,7 +101,7 @@ class LBFGS(Smoother[LBFGSState]):
     .. [2] R. H. Byrd, J. Nocedal, R. B. Schnabel, Math. Programming 63 (1994) 129-156. doi:10.1007/BF01582063
     """
 
-    history: int = 20
+    history: int = 50
     max_evaluations: int = 20
 
     def __post_init__(self) -> None:
@@ -153,9 +153,9 @@ def _direction(state: LBFGSState) -> Array:
     window = slice(state.first, state.last)
     steps, changes, inverse = state.pairs[0, window], state.pairs[1, window], state.inverse[window, window]
     weights = product(inverse, product(steps, state.gradient))
-    reduced = state.gradient - product(weights, changes)
-    correction = product(state.scale * product(changes, reduced) - weights, inverse)
-    return product(correction, steps) - state.scale * reduced
+    reduced = state.scale * (state.gradient - product(weights, changes))
+    correction = product(product(changes, reduced) - weights, inverse)
+    return product(correction, steps) - reduced
 
 
 def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFGSState:

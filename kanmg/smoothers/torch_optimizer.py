@@ -106,7 +106,8 @@ class TorchOptimizer(Smoother[TorchOptimizerState]):
             parameter.grad = torch.from_numpy(gradient)
             return torch.tensor(loss)
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        with np.errstate(over="ignore", invalid="ignore"):  # divergence shows in the record
+            optimizer.step(closure)  # type: ignore[arg-type]
         entries = _convert(optimizer.state[parameter])
         loss, gradient_norm = evaluations[0]
         step_size = float(optimizer.param_groups[0].get("lr", math.nan))

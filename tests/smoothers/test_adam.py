@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from standins import minimise, quadratic, rosenbrock
+
+from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.smoothers.adam import Adam
+
+
+@pytest.mark.parametrize("options", [{}, {"lr": 0.3, "betas": (0.5, 0.9), "eps": 1e-3}, {"betas": (0.0, 0.0)}])
+def test_steps_are_those_of_torch(options):
+    function = rosenbrock(10)
+    settings = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, **options}
+    smoother = Adam(
+        step_size=settings["lr"],
+        beta1=settings["betas"][0],
+        beta2=settings["betas"][1],
+        epsilon=settings["eps"],
+        ramp=0,
+    )
+    parameter = torch.tensor(function.start, requires_grad=True)
+    optimizer = torch.optim.Adam([parameter], **settings)
+    theta, state = function.start, smoother.init(function, function.start)
+    for count in range(1, 101):
+        loss, gradient = function.value_and_gradient(theta)
+        # From the same point, or the function would blow up the difference of earlier steps.
+        parameter.data = torch.tensor(theta)
+        parameter.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        theta, state, record = smoother.step(function, theta, state)
+        assert np.abs(theta - parameter.detach().numpy()).max() <= 1e-15 * max(1.0, np.abs(theta).max())
+        assert (record.loss, record.stalled, state.count) == (loss, False, count)
+        assert record.gradient_norm == pytest.approx(np.linalg.norm(gradient))
+
+
+def test_step_size_is_ramped_up_after_every_start():
+    function, smoother = quadratic(4, 10.0), Adam(step_size=0.5, ramp=4)
+    for _ in range(2):
+        _, _, records = minimise(smoother, function, steps=6)
+        assert [record.step_size for record in records] == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+
+
+def test_first_step_moves_every_coefficient_by_the_step_size():
+    function = quadratic(4, 10.0)
+    theta, _, _ = minimise(Adam(step_size=0.25, ramp=0), function, steps=1)
+    assert np.abs(theta) == pytest.approx(np.full(4, 0.25), rel=1e-6)
+
+
+def test_schedule_scales_the_step_size():
+    smoother = Adam(step_size=1.0, ramp=2, schedule=lambda count: 0.5**count)
+    _, _, records = minimise(smoother, quadratic(4, 10.0), steps=4)
+    assert [record.step_size for record in records] == [0.5, 0.5, 0.25, 0.125]
+
+
+def test_convergence_with_a_cosine_schedule():
+    smoother = Adam(step_size=0.1, schedule=lambda count: 0.5 * (1.0 + math.cos(math.pi * count / 2000)))
+    _, _, records = minimise(smoother, quadratic(10, 100.0), steps=2000)
+    assert records[-1].loss < 1e-10 * records[0].loss
+
+
+def test_every_step_costs_one_evaluation_and_init_none():
+    function = quadratic(4, 10.0)
+    _, state, records = minimise(Adam(), function, steps=7)
+    assert function.evaluations == len(records) == 7
+    assert Adam().known(state) is None
+
+
+def test_a_copied_state_goes_on_with_the_same_bits():
+    function, smoother = rosenbrock(4), Adam()
+    theta, state, _ = minimise(smoother, function, steps=7)
+    copied = copy.deepcopy(state)
+    runs = []
+    for start in (state, copied, state):
+        point, current = theta, start
+        for _ in range(10):
+            point, current, _ = smoother.step(function, point, current)
+        runs.append(point)
+    assert np.array_equal(runs[0], runs[1])
+    assert np.array_equal(runs[0], runs[2])
+    assert state.count == 7
+
+
+def test_float32_stays_float32():
+    function = quadratic(4, 10.0)
+    single = copy.copy(function)
+    single.value_and_gradient = lambda theta: (function.value(theta), function._gradient(theta).astype(np.float32))
+    theta, state, _ = minimise(Adam(), single, steps=3, theta=np.zeros(4, np.float32))
+    assert theta.dtype == state.mean.dtype == state.variance.dtype == np.float32
+
+
+def test_torch_tensors_take_the_same_steps():
+    function, smoother = quadratic(6, 100.0), Adam()
+
+    def value_and_gradient(theta):
+        loss, gradient = function.value_and_gradient(theta.numpy())
+        return loss, torch.from_numpy(gradient)
+
+    tensors = copy.copy(function)
+    tensors.value_and_gradient = value_and_gradient
+    on_torch, _, _ = minimise(smoother, tensors, steps=20, theta=torch.zeros(6, dtype=torch.float64))
+    on_numpy, _, _ = minimise(smoother, function, steps=20)
+    assert isinstance(on_torch, torch.Tensor)
+    assert on_torch.numpy() == pytest.approx(on_numpy, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"step_size": 0.0}, KanmgValueError, "`Adam` got `step_size=0`. It must be positive and finite."),
+        ({"step_size": math.inf}, KanmgValueError, "`Adam` got `step_size=inf`. It must be positive and finite."),
+        ({"step_size": "1"}, KanmgTypeError, "`Adam` got `step_size='1'`, a str. Pass a positive number."),
+        ({"epsilon": -1e-8}, KanmgValueError, "`Adam` got `epsilon=-1e-08`. It must be positive and finite."),
+        ({"beta1": 1.0}, KanmgValueError, "`Adam` got `beta1=1`. It must lie in [0, 1)."),
+        ({"beta2": None}, KanmgTypeError, "`Adam` got `beta2=None`. Pass a number from [0, 1)."),
+        ({"ramp": -1}, KanmgValueError, "`Adam` got `ramp=-1`. It must be at least 0."),
+        (
+            {"schedule": 0.5},
+            KanmgTypeError,
+            "`Adam` got `schedule=0.5`. Pass a function of the number of steps done, or None.",
+        ),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error) as caught:
+        Adam(**options)
+    assert str(caught.value) == message
