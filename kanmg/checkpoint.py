@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanmg.cycles import Smooth
 from kanmg.errors import CheckpointError
 from kanmg.monitor import Candidate
+from kanmg.program import Smooth
 from kanmg.stack import Correction, Frame, Known
 from kanmg.storage import describe, read_file, write_file
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
-    from kanmg.cycles import Cycle, Program
+    from kanmg.cycles import Cycle
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
     from kanmg.problems.base import Problem
+    from kanmg.program import Program
 
 __all__ = ["Checkpoint", "fingerprint_of_run"]
 

@@ -8,96 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.program import Ascend, Descend, Instruction, Program, Prolong, Smooth, Variant
 from kanmg.smoothers.base import Smoother
 from kanmg.smoothers.lbfgs import LBFGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized
 
-__all__ = [
-    "Ascend",
-    "Cycle",
-    "Descend",
-    "FullMultigrid",
-    "Instruction",
-    "NestedIteration",
-    "Program",
-    "Prolong",
-    "Smooth",
-    "Steps",
-    "VCycle",
-    "Variant",
-]
+__all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Steps", "VCycle"]
 
 Steps: TypeAlias = int | tuple[int, ...]
-Variant: TypeAlias = Literal["tau", "galerkin"]
-
-
-# --------------------------------------------------------------------------------------------------------- instructions
-
-
-@dataclass(frozen=True, slots=True)
-class Smooth:
-    """Do so many steps of a smoother on a level."""
-
-    level: int
-    steps: int
-    smoother: Smoother[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Prolong:
-    """Make the coefficients of level l those of level l + 1."""
-
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Descend:
-    """Pose on level l - 1 the problem of correcting the coefficients of level l."""
-
-    level: int
-    variant: Variant = "tau"
-
-
-@dataclass(frozen=True, slots=True)
-class Ascend:
-    """Correct the coefficients of level l by what has been found on level l - 1."""
-
-    level: int
-
-
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What a cycle does on a hierarchy, instruction by instruction.
-
-    Attributes
-    ----------
-    start : int
-        Level of the initial coefficients.
-    prologue : tuple of instructions
-        Executed once. It ends with coefficients on the finest level.
-    cycle : tuple of instructions
-        Executed again and again, from and to the finest level.
-    num_cycles : int
-        How often `cycle` is executed if `kanmg.solve` is not told by `max_cycles`.
-    fractions : tuple of float
-        Part of the samples that each level sees.
-    """
-
-    start: int
-    prologue: tuple[Instruction, ...]
-    cycle: tuple[Instruction, ...]
-    num_cycles: int
-    fractions: tuple[float, ...]
 
 
 # --------------------------------------------------------------------------------------------------------------- cycles
@@ -191,11 +116,11 @@ class VCycle(Cycle):
         Smoothing steps on the coarsest level.
     gamma : int, default 1
         How often a level's problem is treated on the level below: 1 is the V-cycle, 2 the W-cycle.
-    variant : {"tau", "galerkin"}, default "tau"
-        The problem that a coarse level solves. "tau": its own loss, shifted by a linear term so that its gradient
-        agrees with the restricted gradient of the fine level; its correction goes through a line search. "galerkin":
-        the fine level's loss itself as a function of the coarse correction, at the fine level's cost per sample; its
-        correction is added as it is, and goes through a line search only where the coarse level sees fewer samples.
+    variant : {"galerkin", "tau"}, default "galerkin"
+        The problem that a coarse level solves. "galerkin": the fine level's loss itself as a function of the coarse
+        correction, at the fine level's cost per sample; its correction is added as it is, and goes through a line
+        search only where the coarse level sees fewer samples. "tau": its own loss, shifted by a linear term so that its
+        gradient agrees with the restricted gradient of the fine level; its correction goes through a line search.
     coarse_fraction : float or tuple of float, default 1.0
         Part of the samples that coarse levels see: each level that fraction of the samples of the level above it, or
         one fraction of all samples per level, coarsest first.
@@ -204,8 +129,12 @@ class VCycle(Cycle):
 
     Notes
     -----
-    MG/OPT of Nash [1]_, the same as the full approximation scheme of Brandt [2]_ applied to the stationarity condition.
-    At a stationary point of the fine level's loss the cycle changes nothing.
+    The "tau" variant is MG/OPT of Nash [1]_, the same as the full approximation scheme of Brandt [2]_ applied to the
+    stationarity condition. For one spline layer, where the loss is quadratic, both variants are the same. For deeper
+    networks the injected coefficients of inner layers move the hidden values, so that the coarse loss around them
+    curves in other directions than the fine one; most corrections of the "tau" variant are then shortened or rejected,
+    and those of the "galerkin" variant are not. At a stationary point of the fine level's loss neither changes
+    anything.
 
     References
     ----------
@@ -220,7 +149,7 @@ class VCycle(Cycle):
     >>> for instruction in VCycle(pre_steps=2, post_steps=1, coarse_steps=9).program(range(2)).cycle:
     ...     print(instruction)
     Smooth(level=1, steps=2, smoother=LBFGS(...))
-    Descend(level=1, variant='tau')
+    Descend(level=1, variant='galerkin')
     Smooth(level=0, steps=9, smoother=LBFGS(...))
     Ascend(level=1)
     Smooth(level=1, steps=1, smoother=LBFGS(...))
@@ -231,7 +160,7 @@ class VCycle(Cycle):
     post_steps: Steps = 10
     coarse_steps: int = 100
     gamma: int = 1
-    variant: Variant = "tau"
+    variant: Variant = "galerkin"
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
 
@@ -279,7 +208,7 @@ class FullMultigrid(Cycle):
     coarse_steps: int = 100
     cycles_per_level: int = 1
     gamma: int = 1
-    variant: Variant = "tau"
+    variant: Variant = "galerkin"
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
 
@@ -313,7 +242,7 @@ class _Plan:
     post_steps: tuple[int, ...]
     gamma: int
     climbs: int
-    variant: Variant = "tau"
+    variant: Variant = "galerkin"
 
     def program(self, start: int, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""

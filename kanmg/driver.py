@@ -11,20 +11,21 @@ from kanmg.checkpoint import Checkpoint, fingerprint_of_run
 from kanmg.cycles import Cycle, NestedIteration
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy
+from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
 from kanmg.run import Run
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother
 from kanmg.smoothers.lbfgs import LBFGS
-from kanmg.solution import Solution, Status
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
     from kanmg.evaluators.base import Array
-    from kanmg.solution import Record
+    from kanmg.history import Record
+    from kanmg.solution import Solution
 
 __all__ = ["default_method", "solve"]
 

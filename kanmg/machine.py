@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from kanmg.cycles import Descend, Instruction, Program, Prolong, Smooth
+from kanmg.program import Descend, Instruction, Program, Prolong, Smooth
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack
 
 if TYPE_CHECKING:
-    from kanmg.cycles import Variant
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
     from kanmg.problems.base import Problem
+    from kanmg.program import Variant
 
 __all__ = ["Event", "EventKind", "Machine"]
 
@@ -181,8 +181,7 @@ class Machine:
         self.stalled = record.stalled
         self.batch += 1
         self.step += 1
-        # Below the highest level a loss that is not finite spoils no more than a correction, which will be rejected.
-        if self.step == instruction.steps or record.stalled or not math.isfinite(record.loss):
+        if self.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
         return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size)
@@ -213,20 +212,22 @@ class Machine:
         """Pose the problem of correcting a level on the one below.
 
         The shift tau makes the coarse gradient at the origin equal to the restricted fine gradient, so that to first
-        order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2).
+        order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2). A shifted loss
+        need not have a minimum, though: it is followed no further than to a decrease by all of the fine loss.
         """
         stack, transfer = self._stack, self._transfers[level - 1]
         fine = stack.known(level)
         restricted = transfer.restrict(fine.gradient)
         origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
-        unshifted = Frame(origin, correction=Correction(variant, origin, None))
+        unshifted = Frame(origin, correction=Correction(variant, origin))
         stack.put(level - 1, unshifted)
         if variant == "galerkin" and stack.shares_samples(level - 1):
             unshifted.known = Known(fine.loss, restricted)
         else:
             coarse = stack.known(level - 1)
-            shift = Correction(variant, origin, coarse.gradient - restricted)
-            stack.put(level - 1, Frame(origin, known=Known(coarse.loss, restricted), correction=shift))
+            floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
+            correction = Correction(variant, origin, coarse.gradient - restricted, floor)
+            stack.put(level - 1, Frame(origin, known=Known(coarse.loss, restricted), correction=correction))
         self._next()
 
     def _ascend(self, level: int) -> Event:
@@ -289,3 +290,8 @@ class Machine:
         self.cycle, self.index, self.step, self.batch, self.top = snapshot["position"]
         self.changed, self.stalled = snapshot["flags"]
         self._stack.restore(snapshot["frames"], snapshot["work"])
+
+
+def _is_plausible(loss: float, frame: Frame) -> bool:
+    """Whether smoothing a level makes sense after such a loss; if not, a correction will be shortened or rejected."""
+    return math.isfinite(loss) and (frame.correction is None or loss >= frame.correction.floor)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kanmg.solution import Status
+from kanmg.history import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-    from kanmg.solution import Record
+    from kanmg.history import Record
 
 __all__ = ["Interrupts", "Progress"]
 

@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.cycles import Smooth
 from kanmg.errors import CheckpointError, KanmgError, KanmgValueError
+from kanmg.history import History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
+from kanmg.program import Smooth
 from kanmg.progress import Interrupts, Progress
-from kanmg.solution import History, Record, Solution, Status
+from kanmg.solution import Solution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.checkpoint import Checkpoint
-    from kanmg.cycles import Program
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
     from kanmg.machine import Event
     from kanmg.problems.base import Problem
+    from kanmg.program import Program
 
 __all__ = ["VALIDATION_INTERVAL", "Run"]
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kanmg.arrays import as_array, check_columns, check_dtype, like
 from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy
+from kanmg.history import History, Record, Status
 from kanmg.jets import partial_derivative
 from kanmg.network import Affine, Network, Spline
 from kanmg.splines.knots import Knots
@@ -25,170 +23,7 @@ if TYPE_CHECKING:
     from kanmg.hierarchy import EvaluatorChoice
     from kanmg.network import Layer
 
-__all__ = ["History", "Record", "RecordEvent", "Solution", "Status", "load"]
-
-RecordEvent: TypeAlias = Literal["start", "smooth", "prolong", "correct"]
-
-
-class Status(Enum):
-    """How a run ended.
-
-    Attributes
-    ----------
-    message : str
-        What happened.
-    remedy : str
-        What to do about it; empty if nothing is to be done.
-
-    Examples
-    --------
-    >>> Status.CONVERGED.message
-    'The loss met the tolerance.'
-    """
-
-    CONVERGED = ("The loss met the tolerance.", "")
-    FINISHED = ("The schedule is complete.", "")
-    TOLERANCE_NOT_MET = (
-        "The schedule is complete, but the loss did not meet the tolerance.",
-        "Raise `max_cycles` or the method's numbers of steps, add a level, or loosen `rtol` or `atol`.",
-    )
-    STOPPED_BY_CALLBACK = (
-        "The callback raised StopIteration.",
-        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the same `checkpoint`.",
-    )
-    STOPPED_EARLY = (
-        "The validation loss has ceased to improve.",
-        "The coefficients with the lowest one are returned; for more steps raise `patience`.",
-    )
-    INTERRUPTED = (
-        "The run was interrupted from the keyboard.",
-        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the same `checkpoint`.",
-    )
-    CHECKPOINT_FAILED = (
-        "The checkpoint could not be written.",
-        "Free space on the disk or choose another path, and go on with `initial=solution.coefficients`.",
-    )
-    DIVERGED = (
-        "The loss has grown out of all proportion.",
-        "Lower the smoother's step size, use `kanmg.LBFGS()`, or start from another `seed`.",
-    )
-    NON_FINITE = (
-        "A loss or gradient is NaN or infinite.",
-        "Lower the smoother's step size, scale the data, use `dtype='float64'`, or build with `outside='linear'`.",
-    )
-    STALLED = (
-        "No step changes the coefficients any more.",
-        "For a lower loss add a level to the hierarchy, use `dtype='float64'`, or try another `seed` or smoother.",
-    )
-
-    def __init__(self, message: str, remedy: str) -> None:
-        self.message = message
-        self.remedy = remedy
-
-
-class Record(NamedTuple):
-    """What one step of a run did.
-
-    Attributes
-    ----------
-    cycle : int
-        Number of the cycle; 0 is the way up to the finest level.
-    level : int
-        Where the step took place.
-    step : int
-        Smoothing steps so far.
-    loss : float
-        What the level minimises: the training loss on its samples; with mini-batches, of one batch; on a level that
-        computes a correction, shifted so that it begins with the level's own. NaN where it was not evaluated.
-    gradient_norm : float
-        Euclidean norm of the gradient at the same coefficients, or NaN.
-    work_units : float
-        Work so far, in evaluations of loss and gradient on the finest level with all samples. Validation is not
-        counted.
-    seconds : float
-        Time so far, those before a resumption included.
-    validation_loss : float
-        Loss on held-back data, where it was evaluated, else NaN.
-    step_size : float
-        Of the smoother, or of the line search along a correction: 0 if that was rejected; NaN if there was none.
-    event : {"start", "smooth", "prolong", "correct"}
-    """
-
-    cycle: int
-    level: int
-    step: int
-    loss: float
-    gradient_norm: float
-    work_units: float
-    seconds: float
-    validation_loss: float
-    step_size: float
-    event: RecordEvent
-
-
-class History(Sequence[Record]):
-    """The records of a run, oldest first.
-
-    Parameters
-    ----------
-    records : iterable of Record, optional
-
-    Examples
-    --------
-    >>> record = Record(1, 0, 1, 0.5, 0.1, 1.0, 0.0, float("nan"), 1.0, "smooth")
-    >>> history = History([record, record._replace(step=2, loss=0.25)])
-    >>> history[-1].loss, history.column("loss")
-    (0.25, array([0.5 , 0.25]))
-    """
-
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        self._records = list(records)
-        # The run appends to its own history some 10,000 times a second.
-        self.append = self._records.append
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> History: ...
-    def __getitem__(self, index: int | slice) -> Record | History:
-        return History(self._records[index]) if isinstance(index, slice) else self._records[index]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records)
-
-    def __repr__(self) -> str:
-        return f"<History of {len(self)} records>"
-
-    def column(self, name: str) -> Array:
-        """Return one attribute of all records.
-
-        Parameters
-        ----------
-        name : str
-            An attribute of `Record`.
-
-        Returns
-        -------
-        ndarray, shape (len(history),)
-        """
-        if name not in Record._fields:
-            raise KanmgValueError(f"`{name}` is no attribute of a record. Use one of {', '.join(Record._fields)}.")
-        index = Record._fields.index(name)
-        return np.array([record[index] for record in self._records])
-
-    def columns(self) -> dict[str, Any]:
-        """Return all attributes as arrays, for storage; the events as one string."""
-        arrays = {name: self.column(name) for name in Record._fields[:-1]}
-        return arrays | {"event": " ".join(record.event for record in self._records)}
-
-    @classmethod
-    def from_columns(cls, columns: dict[str, Any]) -> History:
-        """Rebuild a history from what `columns` returned."""
-        lists = [columns[name].tolist() for name in Record._fields[:-1]]
-        return cls(map(Record._make, zip(*lists, columns["event"].split(), strict=True)))
+__all__ = ["History", "Record", "Solution", "Status", "load"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -355,7 +190,7 @@ class Solution:
         )
 
     def __str__(self) -> str:
-        return "\n".join([*_table(self.history, len(self.hierarchy)), f"{self.status.name}: {self.message}"])
+        return f"{self.history.table(len(self.hierarchy))}\n{self.status.name}: {self.message}"
 
 
 def load(path: str | os.PathLike[str], *, evaluator: EvaluatorChoice = "auto") -> Solution:
@@ -430,27 +265,3 @@ def _build_layer(description: dict[str, Any]) -> Layer:
     distinct = [Knots(vector, description["degree"]) for vector in description["knots"]]
     knots = [distinct[index] for index in description["knots_of_inputs"]]
     return Spline(num_inputs, num_outputs, knots=knots, outside=description["outside"])
-
-
-# --------------------------------------------------------------------------------------------------------------- tables
-
-
-def _table(history: History, num_levels: int) -> list[str]:
-    """One line per level: steps, last loss and gradient norm, and its share of work and time."""
-    steps, work, seconds = [0] * num_levels, [0.0] * num_levels, [0.0] * num_levels
-    last: list[Record | None] = [None] * num_levels
-    previous = None
-    for record in history:
-        level = record.level
-        steps[level] += record.event == "smooth"
-        work[level] += record.work_units - (previous.work_units if previous else 0.0)
-        seconds[level] += record.seconds - (previous.seconds if previous else 0.0)
-        if not math.isnan(record.loss):
-            last[level] = record
-        previous = record
-    lines = [f"{'level':>5}  {'steps':>6}  {'loss':>9}  {'|gradient|':>10}  {'work units':>10}  {'seconds':>8}"]
-    for level, final in enumerate(last):
-        numbers = (f"{final.loss:9.3e}", f"{final.gradient_norm:10.2e}") if final else ("-".rjust(9), "-".rjust(10))
-        share = f"{work[level]:>10.2f}  {seconds[level]:>8.3f}"
-        lines.append(f"{level:>5}  {steps[level]:>6}  {numbers[0]}  {numbers[1]}  {share}")
-    return lines

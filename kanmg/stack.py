@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kanmg.cycles import Variant
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
     from kanmg.objective import SmoothFunction
     from kanmg.problems.base import Problem
+    from kanmg.program import Variant
 
 __all__ = ["Correction", "Frame", "Known", "Remembering", "Stack"]
 
@@ -38,11 +39,14 @@ class Correction:
         Where the coarse level started: z0, or zeros for the Galerkin variant, whose variable is the correction itself.
     tau : ndarray of the same shape, or None
         Shift of the coarse gradient; None where the coarse loss is the fine one.
+    floor : float
+        A shifted loss below this promises to lower the fine loss by more than all of it.
     """
 
     variant: Variant
     origin: Array
-    tau: Array | None
+    tau: Array | None = None
+    floor: float = -math.inf
 
 
 @dataclass(slots=True)

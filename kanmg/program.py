@@ -1,0 +1,73 @@
+"""Programs: the flat lists of instructions that cycles write and the machine executes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from kanmg.smoothers.base import Smoother
+
+__all__ = ["Ascend", "Descend", "Instruction", "Program", "Prolong", "Smooth", "Variant"]
+
+Variant: TypeAlias = Literal["tau", "galerkin"]
+"""What a coarse level minimises: its own loss, shifted, or the fine level's as a function of the correction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Smooth:
+    """Do so many steps of a smoother on a level."""
+
+    level: int
+    steps: int
+    smoother: Smoother[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prolong:
+    """Make the coefficients of level l those of level l + 1."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descend:
+    """Pose on level l - 1 the problem of correcting the coefficients of level l."""
+
+    level: int
+    variant: Variant = "galerkin"
+
+
+@dataclass(frozen=True, slots=True)
+class Ascend:
+    """Correct the coefficients of level l by what has been found on level l - 1."""
+
+    level: int
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a cycle does on a hierarchy, instruction by instruction.
+
+    Attributes
+    ----------
+    start : int
+        Level of the initial coefficients.
+    prologue : tuple of instructions
+        Executed once. It ends with coefficients on the finest level.
+    cycle : tuple of instructions
+        Executed again and again, from and to the finest level.
+    num_cycles : int
+        How often `cycle` is executed if `kanmg.solve` is not told by `max_cycles`.
+    fractions : tuple of float
+        Part of the samples that each level sees.
+    """
+
+    start: int
+    prologue: tuple[Instruction, ...]
+    cycle: tuple[Instruction, ...]
+    num_cycles: int
+    fractions: tuple[float, ...]
