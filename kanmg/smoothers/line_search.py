@@ -15,9 +15,10 @@ __all__ = ["CURVATURE", "DECREASE", "ROUNDING", "Point", "strong_wolfe"]
 DECREASE = 1e-4
 CURVATURE = 0.9
 
-# Losses that differ by less than this, relatively, count as equal. A sum of squared residuals r = u - y carries an
-# error of eps |u| |r|, not of eps r^2: with a loss of 1e-20 the seventh digit is already noise.
-ROUNDING = 1e-9
+# Losses that differ by less than this, relatively, count as equal; by bytes per number. This is far above the machine
+# epsilon: a sum of squared residuals r = u - y carries an error of eps |u| |r|, and u itself one of cancellation where
+# splines are steep. In float64 it is Hager and Zhang's value.
+ROUNDING = {8: 1e-6, 4: 1e-3}
 
 # A trial inside a bracket keeps this distance, relatively, from its ends; a trial beyond all others goes between two
 # and ten times as far as the last one.
@@ -56,10 +57,11 @@ def strong_wolfe(
 
     The point returned satisfies
 
-        f(x + s d) <= f(x) + 1e-4 s f'(x) d + 1e-9 |f(x)|   and   |f'(x + s d) d| <= 0.9 |f'(x) d|,
+        f(x + s d) <= f(x) + 1e-4 s f'(x) d + 1e-6 |f(x)|   and   |f'(x + s d) d| <= 0.9 |f'(x) d|
 
-    or, if the evaluations run out or the bracket shrinks to nothing, is the lowest one found that satisfies the first
-    condition. Every trial costs one loss and gradient. A trial where the loss is not finite counts as too far.
+    (1e-3 instead of 1e-6 in float32), or, if the evaluations run out or the bracket shrinks to nothing, is the last one
+    found that satisfies the first condition. Every trial costs one loss and gradient. A trial where the loss is not
+    finite counts as too far.
 
     Parameters
     ----------
@@ -88,12 +90,12 @@ def strong_wolfe(
     .. [1] J. Nocedal, S. J. Wright, Numerical Optimization, 2nd edition, Springer 2006. doi:10.1007/978-0-387-40065-5
     .. [2] W. W. Hager, H. Zhang, SIAM J. Optim. 16 (2005) 170-192. doi:10.1137/030601880
     """
-    slack = ROUNDING * abs(origin.loss)
+    slack = ROUNDING[origin.theta.itemsize] * abs(origin.loss)
     low, high = origin, None
     width = math.inf
     step = first_step
     for _ in range(max_evaluations):
-        trial = _evaluate(objective, origin, direction, step)
+        trial = _evaluate(objective, origin, direction, step, slack)
         ceiling = min(origin.loss + DECREASE * step * origin.slope, low.loss) + slack
         if not trial.loss <= ceiling or not math.isfinite(trial.slope):
             high = trial
@@ -114,12 +116,12 @@ def strong_wolfe(
     return None if low is origin else low
 
 
-def _evaluate(objective: SmoothFunction, origin: Point, direction: Array, step: float) -> Point:
+def _evaluate(objective: SmoothFunction, origin: Point, direction: Array, step: float, slack: float) -> Point:
     """Loss, gradient and slope at a multiple of the direction."""
     theta = origin.theta + step * direction
     loss, gradient = objective.value_and_gradient(theta)
     # Beyond this the gradient may overflow, and an interpolation would end at its safeguard anyway.
-    is_near = loss <= origin.loss - TOO_FAR * step * origin.slope
+    is_near = loss <= origin.loss - TOO_FAR * step * origin.slope + slack
     return Point(step, theta, gradient, loss, float(gradient.dot(direction)) if is_near else math.nan)
 
 

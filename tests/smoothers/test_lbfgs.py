@@ -159,7 +159,7 @@ def test_every_step_satisfies_the_strong_wolfe_conditions(make):
         displacement = moved - theta
         slope = gradient @ displacement
         assert slope < 0.0
-        assert after <= before + DECREASE * slope + ROUNDING * abs(before)
+        assert after <= before + DECREASE * slope + ROUNDING[8] * abs(before)
         assert abs(moved_gradient @ displacement) <= CURVATURE * abs(slope) * (1 + 1e-6)
         assert (record.loss, record.gradient_norm) == (after, pytest.approx(np.linalg.norm(moved_gradient)))
         theta = moved

@@ -68,7 +68,7 @@ def search(objective, first_step, max_evaluations=30):
 
 
 def is_strong_wolfe(origin, point):
-    decrease = point.loss <= origin.loss + DECREASE * point.step * origin.slope + ROUNDING * abs(origin.loss)
+    decrease = point.loss <= origin.loss + DECREASE * point.step * origin.slope + ROUNDING[8] * abs(origin.loss)
     return decrease and abs(point.slope) <= CURVATURE * abs(origin.slope)
 
 
@@ -122,6 +122,16 @@ def test_slopes_decide_where_rounding_hides_the_decrease():
     origin, point = search(objective, 10.0)
     assert point.loss == origin.loss
     assert point.step == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slopes_decide_where_noise_hides_the_decrease(seed):
+    noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, 100)
+    objective = on_a_line(lambda a: (1.0 + 1e-10 * (a - 1.0) ** 2 + noise[objective.evaluations], 2e-10 * (a - 1.0)))
+    origin, point = search(objective, 10.0)
+    assert abs(point.slope) <= CURVATURE * abs(origin.slope)
+    assert 0.1 <= point.step <= 1.9
+    assert objective.evaluations <= 3
 
 
 def test_the_lowest_point_is_returned_when_evaluations_run_out():
