@@ -66,7 +66,7 @@ class Status(Enum):
         "Lower the smoother's step size, scale the data, use `dtype='float64'`, or build with `outside='linear'`.",
     )
     STALLED = (
-        "No step changes the coefficients any more.",
+        "No step lowers the loss any more.",
         "For a lower loss add a level to the hierarchy, use `dtype='float64'`, or try another `seed` or smoother.",
     )
 

@@ -112,6 +112,11 @@ class Machine:
         return self._stack.loss(self.top)
 
     @property
+    def knows_loss(self) -> bool:
+        """Whether the loss at `theta` is known: smoothers that know it never raise it."""
+        return self._stack[self.top].known is not None
+
+    @property
     def work_units(self) -> float:
         """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
         return self._stack.work_units
@@ -177,7 +182,9 @@ class Machine:
         known = smoother.known(state)
         frame.theta, frame.state = theta, state
         frame.known = Known(*known) if known is not None and not stack.has_batches else None
-        self.changed |= level == self.top and theta is not start
+        if theta is not start:
+            self.changed |= level == self.top
+            frame.lifted = stack.lifted(level)
         self.stalled = record.stalled
         self.batch += 1
         self.step += 1
@@ -239,18 +246,18 @@ class Machine:
         self._stack.drop(level - 1)
         self._next()
         if coarse.correction.tau is None and direction.any():
-            return self._add(level, direction)
+            return self._add(level, direction, coarse.lifted)
         point = self._search(level, direction)
         if point is None:
             return self._event("correct", level, step_size=0.0)
         self._move(level, point.theta, Known(point.loss, point.gradient))
         return self._event("correct", level, step_size=point.step)
 
-    def _add(self, level: int, direction: Array) -> Event:
+    def _add(self, level: int, direction: Array, known: Known | None) -> Event:
         """Add a correction as it is: the coarse level has minimised the fine level's own loss."""
         theta = self._stack[level].theta + direction
-        self._move(level, theta, None)
-        if self._begins_with_gradient(level):
+        self._move(level, theta, known)
+        if known is not None or self._begins_with_gradient(level):
             return self._event("correct", level, step_size=1.0)
         return Event("correct", level, theta, math.nan, step_size=1.0)
 

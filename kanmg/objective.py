@@ -241,6 +241,12 @@ class GalerkinObjective(_Derived):
         x, the fine iterate.
     prolong, restrict : callable
         P and its transpose, such as `transfer.prolong` and `transfer.restrict`.
+
+    Attributes
+    ----------
+    last : (ndarray, float, ndarray) or None
+        The correction at which the gradient was evaluated last, the loss there, and the gradient of f, so that whoever
+        applies that correction knows the gradient at x + P e.
     """
 
     def __init__(
@@ -254,6 +260,7 @@ class GalerkinObjective(_Derived):
         self.theta = theta
         self.prolong = prolong
         self.restrict = restrict
+        self.last: tuple[Array, float, Array] | None = None
 
     def value(self, correction: Array) -> float:
         """Evaluate f(x + P e)."""
@@ -262,4 +269,5 @@ class GalerkinObjective(_Derived):
     def value_and_gradient(self, correction: Array) -> tuple[float, Array]:
         """Evaluate f(x + P e) and its gradient P^T f'."""
         loss, gradient = self.objective.value_and_gradient(self.theta + self.prolong(correction))
+        self.last = correction, loss, gradient
         return loss, self.restrict(gradient)

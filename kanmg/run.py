@@ -32,6 +32,9 @@ __all__ = ["VALIDATION_INTERVAL", "Run"]
 # Records between two validation losses, where an epoch has not more.
 VALIDATION_INTERVAL = 10
 
+# So many cycles in a row that together lower the loss by less than this part of it are the last.
+IDLE_CYCLES, IDLE_DECREASE = 3, 1e-6
+
 
 class Run:
     """Executes a program and keeps its books.
@@ -85,6 +88,7 @@ class Run:
         self._steps = 0
         self._since_validation = 0
         self._since_confirmation = 0
+        self._lowest_losses: list[float] = []
         self._has_validation = True
         self._was_stopped = False
         self._begin = time.perf_counter()
@@ -207,8 +211,10 @@ class Run:
         """Why no further cycle should begin."""
         machine = self._machine
         done = machine.cycle - 1
+        if len(self._lowest_losses) <= done:
+            self._lowest_losses.append(self.monitor.best.score)
         is_complete = done >= self._num_cycles or not self._program.cycle
-        has_stalled = done > 0 and not machine.changed
+        has_stalled = done > 0 and (not machine.changed or self._is_idle())
         if not (is_complete or has_stalled):
             return None
         self._settle()
@@ -217,6 +223,13 @@ class Run:
         if has_stalled or (self.monitor.wants_tolerance and machine.stalled):
             return Status.STALLED
         return Status.TOLERANCE_NOT_MET if self.monitor.wants_tolerance else Status.FINISHED
+
+    def _is_idle(self) -> bool:
+        """Whether several cycles of smoothers that never raise the loss have not lowered it visibly."""
+        if not self._machine.knows_loss or len(self._lowest_losses) <= IDLE_CYCLES:
+            return False
+        before, now = self._lowest_losses[-1 - IDLE_CYCLES], self._lowest_losses[-1]
+        return before - now <= IDLE_DECREASE * abs(before)
 
     def _settle(self) -> None:
         """Evaluate the current coefficients, unless the last event told their loss."""
@@ -282,6 +295,7 @@ class Run:
                 "monitor": self.monitor.snapshot(),
                 "history": self._history.columns(),
                 "counters": (self._steps, self._since_validation, self._since_confirmation),
+                "lowest_losses": self._lowest_losses,
                 "seconds": time.perf_counter() - self._begin,
                 "status": status and status.name,
             }
@@ -300,6 +314,7 @@ class Run:
         self.monitor.restore(content["monitor"])
         self._history = History.from_columns(content["history"])
         self._steps, self._since_validation, self._since_confirmation = content["counters"]
+        self._lowest_losses = content["lowest_losses"]
         self._begin = time.perf_counter() - content["seconds"]
 
 

@@ -63,12 +63,15 @@ class Frame:
         What is known at `theta`.
     correction : Correction or None
         None on the highest level in use.
+    lifted : Known or None
+        What is known at the finer level's coefficients, corrected by `theta`.
     """
 
     theta: Array
     state: Any = None
     known: Known | None = None
     correction: Correction | None = None
+    lifted: Known | None = None
 
 
 class Stack:
@@ -164,6 +167,14 @@ class Stack:
         if frame.known is None:
             frame.known = Known(*self.model(level).value_and_gradient(frame.theta))
         return frame.known
+
+    def lifted(self, level: int) -> Known | None:
+        """Return loss and gradient of the finer level, corrected by this level's coefficients, if just evaluated."""
+        model = self._models.get(level)
+        if self.has_batches or not isinstance(model, GalerkinObjective) or model.last is None:
+            return None
+        correction, loss, gradient = model.last
+        return Known(loss, gradient) if correction is self[level].theta else None
 
     def loss(self, level: int) -> float:
         """Return the loss at a level's coefficients from all samples."""

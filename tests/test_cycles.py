@@ -29,7 +29,7 @@ def program(cycle, num_levels, start=0):
     return cycle.program(range(num_levels), start)
 
 
-# ------------------------------------------------------------------------------------------------------------ programs
+# ------------------------------------------------------------------------------------------------------------- programs
 
 
 def test_nested_iteration_climbs_once_and_stays_on_the_finest_level():
@@ -135,7 +135,7 @@ def test_cycles_are_values():
     assert isinstance(program(kanmg.VCycle(), 2), Program)
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
