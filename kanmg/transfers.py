@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse
+import torch
 
 from kanmg.errors import NestingError
 from kanmg.network import Affine, Spline
@@ -124,11 +125,13 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
-        result = np.empty(self.coarse.num_coefficients, self.dtype)
-        sources, targets = self.fine.unflatten(theta), self.coarse.unflatten(result)
-        for matrices, source, target in zip(self._injections(kind), sources, targets, strict=True):
-            target[...] = source if matrices is None else np.matmul(matrices, source)
-        return result
+        # torch multiplies on the thread pool that everything else uses; NumPy's would bring its own. The copy is for
+        # torch, which shares no read-only memory.
+        vector = torch.from_numpy(np.array(theta, self.dtype))
+        pairs = zip(self._injections(kind), self.fine.unflatten(vector), strict=True)
+        arrays = [array if matrices is None else matrices @ array for matrices, array in pairs]
+        injected: Array = self.coarse.flatten(arrays).numpy()
+        return injected
 
     def _multiply(
         self, matrices: tuple[scipy.sparse.csr_array, ...], source: Network, vector: Array, target: Network
@@ -149,7 +152,7 @@ class Transfer:
             else:
                 yield [scipy.sparse.eye_array(coarse.shape[0])]
 
-    def _injections(self, kind: InjectionKind) -> tuple[Array | None, ...]:
+    def _injections(self, kind: InjectionKind) -> tuple[torch.Tensor | None, ...]:
         """For every layer its inputs' dense matrices, shape (P, m_c, m_f) or (1, m_c, m_f); None for affine layers."""
         if kind not in self._injections_by_kind:
             self._injections_by_kind[kind] = tuple(
@@ -159,7 +162,7 @@ class Transfer:
         return self._injections_by_kind[kind]
 
     @cached_property
-    def _injections_by_kind(self) -> dict[str, tuple[Array | None, ...]]:
+    def _injections_by_kind(self) -> dict[str, tuple[torch.Tensor | None, ...]]:
         return {}
 
 
@@ -168,13 +171,13 @@ def _diagonal(blocks: list[Any], dtype: np.dtype[Any]) -> scipy.sparse.csr_array
     return scipy.sparse.block_diag(blocks, format="csr", dtype=dtype)
 
 
-def _stacked_injections(coarse: Layer, fine: Layer, kind: InjectionKind, dtype: np.dtype[Any]) -> Array | None:
+def _stacked_injections(coarse: Layer, fine: Layer, kind: InjectionKind, dtype: np.dtype[Any]) -> torch.Tensor | None:
     """Stack the injections of a spline layer's inputs, or one for all if they have the same knots."""
     if not (isinstance(coarse, Spline) and isinstance(fine, Spline)):
         return None
     pairs = list(zip(coarse.knots, fine.knots, strict=True))
     distinct = pairs[:1] if len(set(pairs)) == 1 else pairs
-    return np.stack([injection_matrix(*pair, kind) for pair in distinct]).astype(dtype)
+    return torch.from_numpy(np.stack([injection_matrix(*pair, kind) for pair in distinct]).astype(dtype))
 
 
 def _check_nested(index: int, coarse: Network, fine: Network) -> None:

@@ -196,9 +196,9 @@ class ReferenceEvaluator(Evaluator):
         matrix, vector = np.zeros((size, size), self.dtype), self._zeros()
         for rows in row_chunks(len(x), size * self.network.num_outputs, _CHUNK_ENTRIES):
             jacobian = self.jacobian(theta, x[rows])
-            weighted = (jacobian * weights[rows, None, None]).reshape(-1, size).T
-            matrix += weighted @ jacobian.reshape(-1, size)
-            vector += weighted @ np.ascontiguousarray(residuals[rows]).reshape(-1)
+            weighted = torch.from_numpy((jacobian * weights[rows, None, None]).reshape(-1, size)).T
+            matrix += (weighted @ torch.from_numpy(jacobian.reshape(-1, size))).numpy()
+            vector += (weighted @ self._tensor(residuals[rows]).cpu().reshape(-1)).numpy()
         return matrix, vector
 
     @property
