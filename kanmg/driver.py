@@ -187,8 +187,8 @@ def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:  # noqa: AR
 def _choose_method(problem: Problem) -> tuple[Cycle, str]:
     """Return the default method and the reason for it.
 
-    Nested iteration, because no cycle has beaten it at equal work yet. The numbers of steps are those after which, on the
-    gallery's problems, more steps on one level gain less than the next level does.
+    Nested iteration, because no cycle has beaten it at equal work yet. After these numbers of steps, on the gallery's
+    problems, more steps on a level gain less than the next level does.
     """
     if problem.steps_per_epoch > 1:
         method = NestedIteration(smoother=Adam(step_size=3e-3), steps=30 * problem.steps_per_epoch)
