@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["EvaluatorChoice", "EvaluatorFactory", "Hierarchy", "Level", "Transfer", "uniform_hierarchy"]
 
 EvaluatorFactory: TypeAlias = Callable[[Network, np.dtype[Any]], Evaluator]
-EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "reference"] | EvaluatorFactory
+EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "dense", "reference"] | EvaluatorFactory
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,10 @@ class Hierarchy(Sequence[Level]):
     dtype : {"float64", "float32"}
         Of coefficients, points and values.
     device : {"cpu"}
-    evaluator : {"auto", "cpu", "reference"} or callable
-        "auto" takes the compiled CPU evaluator. A class or function is called with the network and the dtype and
-        returns an `Evaluator`.
+    evaluator : {"auto", "cpu", "dense", "reference"} or callable
+        "cpu": compiled kernels that touch only the functions that are not zero; "dense": matrix products, for wide
+        layers of few cells; "auto": the one of them that is faster, level by level; "reference": plain torch. A class
+        or function is called with the network and the dtype and returns an `Evaluator`.
 
     Attributes
     ----------
@@ -86,7 +87,7 @@ class Hierarchy(Sequence[Level]):
     Hierarchy of 2 levels: widths (2, 3), float64, cpu
     level  cells  coefficients  non-zeros of P  evaluator
         0      4            42               -  reference
-        1      8            66              56  reference
+        1      8            66              54  reference
     """
 
     def __init__(
@@ -364,10 +365,18 @@ def _check_networks(networks: tuple[Any, ...]) -> None:
 
 def _evaluator_factory(choice: EvaluatorChoice) -> EvaluatorFactory:
     """Find the function that builds evaluators; imports an implementation only when it is wanted."""
-    if choice in ("auto", "cpu"):
+    if choice == "auto":
+        from kanmg.evaluators.dense import fastest_evaluator  # noqa: PLC0415 - imports Numba
+
+        return fastest_evaluator
+    if choice == "cpu":
         from kanmg.evaluators.cpu import CPUEvaluator  # noqa: PLC0415 - imports Numba
 
         return CPUEvaluator
+    if choice == "dense":
+        from kanmg.evaluators.dense import DenseCPUEvaluator  # noqa: PLC0415 - imports Numba
+
+        return DenseCPUEvaluator
     if choice == "reference":
         from kanmg.evaluators.reference import ReferenceEvaluator  # noqa: PLC0415 - as the other implementation
 
@@ -375,8 +384,8 @@ def _evaluator_factory(choice: EvaluatorChoice) -> EvaluatorFactory:
     if callable(choice):
         return choice
     raise KanmgValueError(
-        f"`evaluator={choice!r}` is unknown. Use 'auto', 'cpu', 'reference', or a class or function that takes a "
-        "network and a dtype and returns an `Evaluator`."
+        f"`evaluator={choice!r}` is unknown. Use 'auto', 'cpu', 'dense', 'reference', or a class or function that "
+        "takes a network and a dtype and returns an `Evaluator`."
     )
 
 

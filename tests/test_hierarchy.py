@@ -305,7 +305,11 @@ def test_rightmost_input_is_named_when_the_knots_differ() -> None:
         ({"dtype": "float16"}, DtypeError, r"`dtype='float16'` is not supported"),
         ({"device": "cuda"}, DeviceError, r"`device='cuda'` was asked for.*Use `device='cpu'`"),
         ({"device": "abacus"}, DeviceError, r"`device='abacus'` is unknown. Valid devices are"),
-        ({"evaluator": "fast"}, KanmgValueError, r"`evaluator='fast'` is unknown. Use 'auto', 'cpu', 'reference'"),
+        (
+            {"evaluator": "fast"},
+            KanmgValueError,
+            r"`evaluator='fast'` is unknown. Use 'auto', 'cpu', 'dense', 'reference'",
+        ),
         ({"evaluator": lambda *_: None}, KanmgTypeError, r"`evaluator` returned a NoneType"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Evaluators: values, derivatives and adjoints of one network on one device."""

@@ -37,8 +37,8 @@ class Evaluator(ABC):
     """Values, derivatives, adjoints and Gauss-Newton products of one network.
 
     An evaluator is built for one network, dtype and device; it holds no coefficients. All methods take the flat
-    coefficients `theta`, shape (num_coefficients,), and points `x`, shape (N, num_inputs), both of the evaluator's dtype, as
-    NumPy arrays or torch tensors, in any memory layout; N may be 0.
+    coefficients `theta`, shape (num_coefficients,), and points `x`, shape (N, num_inputs), both of the evaluator's
+    dtype, as NumPy arrays or torch tensors, in any memory layout; N may be 0.
 
     Parameters
     ----------
@@ -71,9 +71,7 @@ class Evaluator(ABC):
         """Gradients of `sum(cotangents * value(theta, x))` with respect to `theta` and to `x`."""
 
     @abstractmethod
-    def squared_error(
-        self, theta: Array, x: Array, y: Array, weights: Array | None = None
-    ) -> tuple[float, Array]:
+    def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         """`sum_n w_n sum_q (value_nq - y_nq)**2` and its gradient with respect to `theta`, in one sweep."""
 
     @abstractmethod
@@ -82,7 +80,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def jacobian(self, theta: Array, x: Array) -> Array:
-        """Derivatives of all values with respect to all coefficients: dense, shape (N, Q, num_coefficients)."""
+        """Differentiate all values with respect to all coefficients: dense, shape (N, Q, num_coefficients)."""
 
     @abstractmethod
     def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
@@ -92,7 +90,10 @@ class Evaluator(ABC):
     def gauss_newton(
         self, theta: Array, x: Array, residuals: Array, weights: Array | None = None
     ) -> tuple[Array, Array]:
-        """Gauss-Newton matrix `J^T W J` and vector `J^T W r`, with `residuals` r of shape (N, Q) and W = diag(weights)."""
+        """Gauss-Newton matrix `J^T W J` and vector `J^T W r`.
+
+        `residuals` r have shape (N, Q), `weights`, the diagonal of W, shape (N,); J is `jacobian(theta, x)`.
+        """
 
     @property
     @abstractmethod

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,8 +13,12 @@ from kanmg.evaluators import jet_kernels, kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.sweep import make_sweep
 from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
 from kanmg.network import Network, Spline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["CPUEvaluator"]
 
@@ -32,8 +35,8 @@ class CPUEvaluator(Evaluator):
     """Evaluate a network with kernels compiled by Numba.
 
     Blocks of samples run through all layers while their hidden values stay in cache; threads share the samples out in
-    whole blocks, always in the same way, so that the same input and number of threads give the same bits. No more threads are used
-    than `torch.get_num_threads()`.
+    whole blocks, always in the same way, so that the same input and number of threads give the same bits. No more
+    threads are used than `torch.get_num_threads()`.
 
     Compiled kernels depend on the largest degree of the layers and on the dtype only. They are kept on disk (Numba's
     cache; `NUMBA_CACHE_DIR` moves it).
@@ -76,9 +79,7 @@ class CPUEvaluator(Evaluator):
 
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         theta, x = self._coefficients(theta), self._points(x)
-        parts = [
-            self._run(theta, points, fields, gradient=True) for points, fields in self._targets(x, y, weights)
-        ]
+        parts = [self._run(theta, points, fields, gradient=True) for points, fields in self._targets(x, y, weights)]
         if not parts:
             return 0.0, np.zeros(self._num_coefficients, self.dtype)
         loss, gradient = parts[0]
@@ -192,8 +193,8 @@ class CPUEvaluator(Evaluator):
 
     def _kernel(self, jet: bool) -> int:
         if jet not in self._kernels:
-            make = jet_kernels.make_jet_sweep if jet else kernels.make_sweep
-            self._kernels[jet] = compiled(make, len(self._plan.marker), self.dtype.type)
+            make = jet_kernels.make_jet_sweep if jet else make_sweep
+            self._kernels[jet] = compiled(make, len(self._plan.marker), self.dtype)
         return self._kernels[jet]
 
     def _targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[tuple[Array, dict[int, Array]]]:

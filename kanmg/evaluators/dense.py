@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.evaluators import kernels
-from kanmg.evaluators.base import Array
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense_kernels import make_dense_basis
 from kanmg.evaluators.plan import make_plan
 from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
 from kanmg.network import Affine, Network, Spline
 
-__all__ = ["DenseCPUEvaluator", "dense_is_faster"]
+if TYPE_CHECKING:
+    from kanmg.evaluators.base import Array
+
+__all__ = ["DenseCPUEvaluator", "dense_is_faster", "fastest_evaluator"]
 
 # Entries of the largest basis matrix of a chunk: a few megabytes, so that it is still in cache when it is multiplied.
 _CHUNK_ENTRIES = 1 << 18
 
-# Measured costs in nanoseconds on one thread (benchmarks/dense.py): of a multiply-add in a local sum and in a matrix product,
-# and of writing an entry of the basis matrix.
+# Bytes. Vector instructions of matrix products treat unaligned ends apart, in another order of summation.
+_ALIGNMENT = 64
+
+# Measured costs in nanoseconds on one thread: of a multiply-add in a local sum and in a matrix product, and of writing
+# an entry of the basis matrix. Only their ratios matter.
 _LOCAL_MULTIPLY_ADD = 0.17
 _DENSE_MULTIPLY_ADD = 0.045
 _DENSE_ENTRY = 1.0
@@ -31,7 +36,8 @@ _DENSE_ENTRY = 1.0
 def dense_is_faster(network: Network) -> bool:
     """Whether matrix products with all basis functions beat sums over the local ones.
 
-    Products do more arithmetic, (n + k) / (k + 1) times as much, but at several times the rate once the layers are wide.
+    Products do more arithmetic, (n + k) / (k + 1) times as much, but at several times the rate once the layers are
+    wide.
     """
     local = dense = 0.0
     for number, layer in enumerate(network.layers):
@@ -44,11 +50,16 @@ def dense_is_faster(network: Network) -> bool:
     return dense < local
 
 
+def fastest_evaluator(network: Network, dtype: Any) -> CPUEvaluator:
+    """Build the compiled evaluator that should be faster for a network."""
+    return DenseCPUEvaluator(network, dtype) if dense_is_faster(network) else CPUEvaluator(network, dtype)
+
+
 class DenseCPUEvaluator(CPUEvaluator):
     """Evaluate values, squared errors and adjoints by matrix products; everything else as `CPUEvaluator`.
 
-    For wide layers with few cells. All basis functions of a chunk of samples, zeros included, stand in a matrix, which torch
-    multiplies with the coefficients.
+    For wide layers with few cells. All basis functions of a chunk of samples, zeros included, stand in a matrix, which
+    torch multiplies with the coefficients.
 
     Parameters
     ----------
@@ -108,10 +119,13 @@ class DenseCPUEvaluator(CPUEvaluator):
     def _weights(self, weights: Array | None, rows: slice, num_samples: int) -> Array | None:
         return None if weights is None else self._checked(weights, "weights", (num_samples,))[rows, None]
 
+    def _arrays(self, theta: Array) -> list[Array]:
+        return self.network.unflatten(np.ascontiguousarray(theta))
+
     def _forward(self, theta: Array, x: Array) -> list[Array]:
         """Values before the first and after every layer."""
         values = [np.ascontiguousarray(x)]
-        for stage, coefficients in zip(self._stages, self.network.unflatten(theta), strict=True):
+        for stage, coefficients in zip(self._stages, self._arrays(theta), strict=True):
             values.append(stage.forward(coefficients, values[-1]))
         return values
 
@@ -119,7 +133,7 @@ class DenseCPUEvaluator(CPUEvaluator):
         self, theta: Array, values: list[Array], cotangents: Array, gradient: Array, *, want_points: bool
     ) -> Array:
         """Add to the gradient; returns the adjoints of the points if they are wanted."""
-        arrays, gradients = self.network.unflatten(theta), self.network.unflatten(gradient)
+        arrays, gradients = self._arrays(theta), self.network.unflatten(gradient)
         for number in range(len(self._stages) - 1, -1, -1):
             want_inputs = want_points or number > 0
             cotangents = self._stages[number].backward(
@@ -149,7 +163,9 @@ class _AffineStage:
         result = _product(x, coefficients[: self.num_inputs])
         return result + coefficients[self.num_inputs] if self.has_bias else result
 
-    def backward(self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool) -> Array:
+    def backward(
+        self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool
+    ) -> Array:
         gradient[: self.num_inputs] += _product(x.T, cotangents)
         if self.has_bias:
             gradient[self.num_inputs] += cotangents.sum(axis=0)
@@ -169,11 +185,13 @@ class _SplineStage:
 
     def forward(self, coefficients: Array, x: Array) -> Array:
         if self.basis.shape[0] < len(x):
-            self.basis = np.empty((len(x), self.row_size), self.dtype)
+            self.basis = _aligned((len(x), self.row_size), self.dtype)
         self._run(x, {kernels.VALUES: self.basis})
         return _product(self.basis[: len(x)], self._padded(coefficients))
 
-    def backward(self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool) -> Array:
+    def backward(
+        self, coefficients: Array, x: Array, cotangents: Array, gradient: Array, *, want_inputs: bool
+    ) -> Array:
         flat = _product(self.basis[: len(x)].T, cotangents).ravel()
         gradient += (flat if self.plan.padding is None else self.plan.padding.compress(flat)).reshape(gradient.shape)
         if not want_inputs:
@@ -190,7 +208,7 @@ class _SplineStage:
 
     def _run(self, x: Array, fields: dict[int, Array]) -> None:
         threads = num_threads(len(x) * self.row_size * 4)
-        kernel = compiled(make_dense_basis, len(self.plan.marker), self.dtype.type)
+        kernel = compiled(make_dense_basis, len(self.plan.marker), self.dtype)
         with lock:
             if threads not in self.tasks:
                 self.tasks[threads] = Task(self.plan, self.dtype, threads)
@@ -203,4 +221,26 @@ class _SplineStage:
 
 def _product(a: Array, b: Array) -> Array:
     """Matrix product on torch's threads, which are the kernels' too; NumPy's would be another pool beside them."""
-    return torch.mm(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    product: Array = torch.mm(_tensor(a), _tensor(b)).numpy()
+    return product
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """View a matrix, or the transpose of one, as a tensor in the one form that leaves the product's rounding alone.
+
+    It would depend on the address, and on what the strides of a single row or column happen to say.
+    """
+    if not array.flags.c_contiguous and array.flags.f_contiguous:
+        return _tensor(array.T).T
+    array = np.ascontiguousarray(array)
+    if not array.flags.writeable or array.__array_interface__["data"][0] % _ALIGNMENT:
+        copy = _aligned(array.shape, array.dtype)
+        copy[...] = array
+        array = copy
+    return torch.from_numpy(array.reshape(-1)).view(array.shape)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Allocate an array at an address that torch's allocator aligns."""
+    array: Array = torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()
+    return array

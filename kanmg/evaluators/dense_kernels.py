@@ -36,9 +36,9 @@ __all__ = ["make_dense_basis"]
 def make_dense_basis(marker, dtype):
     """Compile the kernel of dense basis matrices.
 
-    The task's first layer alone counts. Of the task's points, shape (N, P), it writes all m basis functions, zeros included,
-    to `VALUES`, shape (N, P m); and where `COTANGENTS` of that shape are given, their contraction with the basis
-    functions' derivatives to `POINT_GRADIENTS`, shape (N, P).
+    The task's first layer alone counts. Of the task's points, shape (N, P), it writes all m basis functions, zeros
+    included, to `VALUES`, shape (N, P m); and where `COTANGENTS` of that shape are given, their contraction with the
+    basis functions' derivatives to `POINT_GRADIENTS`, shape (N, P).
     """
     version = SOURCE_VERSION
 

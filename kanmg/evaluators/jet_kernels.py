@@ -10,11 +10,10 @@ with dphi the spline of the coefficients' direction d. So an input's coefficient
 of its basis values and their derivatives.
 """
 
-# ruff: noqa: PLR0913, PLR0917 - kernels take flat lists of arrays: Numba knows no cheaper way to pass a structure.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, cfunc
 
 from kanmg.evaluators.kernels import (
     BLOCK,
@@ -39,6 +38,7 @@ from kanmg.evaluators.kernels import (
     WORK_BYTES,
     contract,
     find_cell,
+    part,
     share,
 )
 from kanmg.evaluators.plan import (
@@ -61,12 +61,12 @@ from kanmg.evaluators.plan import (
     UNIFORM,
     ZERO,
 )
-from kanmg.evaluators.simd import load, multiply, multiply_add, pointer, read, store, write
+from kanmg.evaluators.simd import load, multiply, multiply_add, nothing, pointer, read, store, write
 
 MAX_ORDER = 2
 
 
-@njit
+@part
 def local_jet(x, layer, at, tables, work, place, status, marker):
     """Write values, first and second derivatives of the k + 1 local basis functions at x; returns the cell."""
     count = len(marker)
@@ -89,8 +89,8 @@ def local_jet(x, layer, at, tables, work, place, status, marker):
         t = (inside - tables[at + 2 + cell]) * inverse
         polynomial = at + 3 + 2 * num_cells + cell * count * count
     value = load(tables, polynomial + (count - 1) * count, marker)
-    slope = multiply(0.0, value)
-    curvature = multiply(0.0, value)
+    slope = nothing(tables, marker)
+    curvature = nothing(tables, marker)
     for j in range(count - 2, -1, -1):
         curvature = multiply_add(t, curvature, slope)
         slope = multiply_add(t, slope, value)
@@ -108,9 +108,9 @@ def local_jet(x, layer, at, tables, work, place, status, marker):
     return cell
 
 
-@njit
+@part
 def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, width, place, status, marker):
-    """One sample through a spline layer: from (z0, z1, z2) at `z` to (y0, y1, y2) at `y`, `width` apart."""
+    """Take one sample through a spline layer: from (z0, z1, z2) at `z` to (y0, y1, y2) at `y`, `width` apart."""
     count = len(marker)
     num_outputs = layer[OUTPUTS]
     for p in range(layer[INPUTS]):
@@ -129,9 +129,9 @@ def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, w
         contract(theta, row, num_outputs, work, place + 2 * count, y + 2 * width, marker)
 
 
-@njit
+@part
 def affine_jet(layer, theta, theta_direction, along_theta, work, z, y, width):
-    """One sample through an affine layer; arguments as those of `spline_jet`."""
+    """Take one sample through an affine layer; arguments as those of `spline_jet`."""
     num_inputs, num_outputs, first = layer[INPUTS], layer[OUTPUTS], layer[COEFFICIENTS]
     for order in range(3):
         for p in range(num_inputs):
@@ -151,11 +151,10 @@ def affine_jet(layer, theta, theta_direction, along_theta, work, z, y, width):
 def make_jet_sweep(marker, dtype):
     """Compile the kernel of directional derivatives.
 
-    `DIRECTION` is a direction of the points, `THETA_DIRECTION` one of the coefficients; the values and the first and second
-    derivatives are written to `VALUES`, `FIRST` and `SECOND` where these are not zero. The workspace of a thread holds two
-    jets of the largest width and the local basis functions.
+    `DIRECTION` is a direction of the points, `THETA_DIRECTION` one of the coefficients; the values and the first and
+    second derivatives are written to `VALUES`, `FIRST` and `SECOND` where these are not zero. The workspace of a thread
+    holds two jets of the largest width and the local basis functions.
     """
-
     version = SOURCE_VERSION
 
     @cfunc("void(int64, int64)", cache=True)

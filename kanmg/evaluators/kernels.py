@@ -1,26 +1,25 @@
-"""Compiled kernels of the CPU evaluator: blocks of samples through all layers, forwards and backwards.
+"""What compiled kernels are made of: blocks of samples through the layers, forwards and backwards.
 
 Sizes are run-time numbers; only the largest degree k (through the type of `marker`, a tuple of k + 1 integers) and the
-dtype are fixed when a kernel is compiled. `kanmg.evaluators.plan` describes a network in two arrays: `layers` (integers, one row
-per layer) and `tables` (knots and local polynomials).
+dtype are fixed when a kernel is compiled. `kanmg.evaluators.plan` describes a network in two arrays: `layers`
+(integers, one row per layer) and `tables` (knots and local polynomials).
 
 All hidden values, adjoints, cells, basis values and slopes of a block of samples lie in one workspace per thread, small
 enough to stay in cache. The loops over a layer run over inputs outside and over samples inside, so that one input's
 coefficients stay in the first-level cache while a whole block uses them.
 
-A kernel is called with a thread number and the address of a *task*: an array of int64 that holds the addresses of all arrays
-and all sizes. This keeps the call cheap, takes read-only arrays as they are, and lets one parallel loop, compiled once,
-run every kernel.
+A kernel is called with a thread number and the address of a *task*: an array of int64 that holds the addresses of all
+arrays and all sizes. This keeps the call cheap, takes read-only arrays as they are, and lets one parallel loop,
+compiled once, run every kernel. The kernels themselves are in `sweep`, `jet_kernels` and `dense_kernels`.
 """
 
-# ruff: noqa: PLR0913, PLR0917 - kernels take flat lists of arrays: Numba knows no cheaper way to pass a structure.
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
 
 import numpy as np
-from numba import carray, cfunc, njit, prange
+from numba import njit
 
 from kanmg.evaluators.plan import (
     ADJOINT_SLOT,
@@ -37,7 +36,6 @@ from kanmg.evaluators.plan import (
     INPUTS,
     KIND,
     LINEAR,
-    NUM_FIELDS,
     NUMBER,
     OUTPUT_SLOT,
     OUTPUTS,
@@ -49,7 +47,19 @@ from kanmg.evaluators.plan import (
     VALUE_SLOT,
     ZERO,
 )
-from kanmg.evaluators.simd import QUAD, WIDE, dot, load, multiply, multiply_add, pointer, call, read, store, total, write
+from kanmg.evaluators.simd import (
+    QUAD,
+    WIDE,
+    dot,
+    load,
+    multiply,
+    multiply_add,
+    nothing,
+    read,
+    store,
+    total,
+    write,
+)
 
 # Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
 POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(8)
@@ -59,30 +69,34 @@ THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(13, 20)
 SAMPLES, BLOCK, THREADS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(20, 27)
 NUM_TASK_FIELDS = 27
 
-# Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The compiled
-# kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
-_SOURCES = ("simd.py", "plan.py", "kernels.py", "jet_kernels.py", "dense_kernels.py")
+# Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
+# compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
+_SOURCES = ("simd.py", "plan.py", "kernels.py", "sweep.py", "jet_kernels.py", "dense_kernels.py")
 SOURCE_VERSION = zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES))
+
+# Parts of kernels are never called from Python: without the wrappers for that they compile in half the time.
+part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+part_inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 ONE = (0,)
 """Marker of one weight per input: what an affine layer has where a spline layer has k + 1."""
 
 
-@njit(forceinline=True)
+@part_inlined
 def local_values(t, tables, polynomial, marker):
-    """The k + 1 local basis values and their derivatives in t, by Horner's rule on vectors of coefficients."""
+    """Evaluate the k + 1 local functions and their derivatives in t, by Horner's rule on vectors of coefficients."""
     count = len(marker)
     value = load(tables, polynomial + (count - 1) * count, marker)
-    slope = multiply(0.0, value)
+    slope = nothing(tables, marker)
     for j in range(count - 2, -1, -1):
         slope = multiply_add(t, slope, value)
         value = multiply_add(t, value, load(tables, polynomial + j * count, marker))
     return value, slope
 
 
-@njit
+@part
 def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker):
-    """Cells, basis values and slopes of one input on uniform knots, whose polynomials continue outside."""
+    """Fill cells, basis values and slopes of one input on uniform knots, whose polynomials continue outside."""
     count = len(marker)
     num_inputs, num_cells = layer[INPUTS], layer[CELLS]
     input_slot, cell_slot = layer[INPUT_SLOT] + p, layer[CELL_SLOT] + p * block
@@ -92,8 +106,8 @@ def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
     for n in range(samples):
         u = (read(work, input_slot + n * num_inputs) - left) * inverse
         # NaN compares false and becomes 0 here, before it would become an undefined integer.
-        inside = u if u > 0.0 else 0.0
-        cell = np.int64(inside if inside < last else last)
+        inside = u if u > 0.0 else 0.0  # noqa: FURB136 - Numba's max may return NaN
+        cell = np.int64(inside if inside < last else last)  # noqa: FURB136 - as the line above
         write(cells, cell_slot + n, cell)
         value, slope = local_values(u - cell, tables, at + 3, marker)
         store(work, value_slot + n * count, value)
@@ -101,9 +115,9 @@ def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
             store(work, slope_slot + n * count, multiply(inverse, slope))
 
 
-@njit(forceinline=True)
+@part_inlined
 def find_cell(x, tables, breakpoints, num_cells):
-    """The cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell."""
+    """Find the cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell."""
     low = 0
     high = num_cells
     while high - low > 1:
@@ -115,9 +129,9 @@ def find_cell(x, tables, breakpoints, num_cells):
     return low
 
 
-@njit
+@part
 def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker):
-    """Cells, basis values and slopes of one input, for any knots and any policy outside."""
+    """Fill cells, basis values and slopes of one input, for any knots and any policy outside."""
     count = len(marker)
     num_inputs, num_cells, uniform, outside = layer[INPUTS], layer[CELLS], layer[UNIFORM], layer[OUTSIDE]
     left, right = tables[at], tables[at + 1]
@@ -152,7 +166,7 @@ def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
             store(work, layer[SLOPE_SLOT] + position * count, slope)
 
 
-@njit
+@part
 def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, status, marker):
     """Fill cells, basis values and slopes of one spline layer for a block of samples."""
     for p in range(layer[INPUTS]):
@@ -163,7 +177,7 @@ def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, stat
             general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker)
 
 
-@njit(forceinline=True)
+@part_inlined
 def contract(theta, row, num_outputs, work, weights, output, marker):
     """`output[q] += sum_s weights[s] * theta[row + s * num_outputs + q]` for all outputs q."""
     q = 0
@@ -187,7 +201,7 @@ def contract(theta, row, num_outputs, work, weights, output, marker):
         q += 1
 
 
-@njit(forceinline=True)
+@part_inlined
 def spread(gradient, row, num_outputs, work, weights, cotangent, marker):
     """`gradient[row + s * num_outputs + q] += weights[s] * cotangent[q]`: the transpose of `contract` in theta."""
     q = 0
@@ -211,13 +225,13 @@ def spread(gradient, row, num_outputs, work, weights, cotangent, marker):
         q += 1
 
 
-@njit(forceinline=True)
+@part_inlined
 def pull(theta, row, num_outputs, work, weights, cotangent, marker):
     """`sum_q cotangent[q] * sum_s weights[s] * theta[row + s * num_outputs + q]`: the transpose in the input."""
     result = 0.0
     q = 0
     if num_outputs >= 16:
-        many = multiply(0.0, load(work, cotangent, WIDE))
+        many = nothing(work, WIDE)
         while q + 16 <= num_outputs:
             wide = multiply(read(work, weights), load(theta, row + q, WIDE))
             for s in range(1, len(marker)):
@@ -240,16 +254,16 @@ def pull(theta, row, num_outputs, work, weights, cotangent, marker):
     return result
 
 
-@njit
+@part
 def forward_spline(layer, theta, work, cells, samples, block, marker):
-    """Outputs of a spline layer whose basis values are there, for a block of samples."""
+    """Write the outputs of a spline layer whose basis values are there, for a block of samples."""
     count = len(marker)
     num_inputs, num_outputs, output_slot = layer[INPUTS], layer[OUTPUTS], layer[OUTPUT_SLOT]
     cell_slot, value_slot, first = layer[CELL_SLOT], layer[VALUE_SLOT], layer[COEFFICIENTS]
     per_input = layer[BASIS] * num_outputs
     if num_outputs == 1:
         for n in range(samples):
-            y = multiply(0.0, load(work, value_slot, marker))
+            y = nothing(work, marker)
             for p in range(num_inputs):
                 position = p * block + n
                 row = first + p * per_input + read(cells, cell_slot + position)
@@ -262,12 +276,14 @@ def forward_spline(layer, theta, work, cells, samples, block, marker):
         for n in range(samples):
             position = p * block + n
             row = first + p * per_input + read(cells, cell_slot + position) * num_outputs
-            contract(theta, row, num_outputs, work, value_slot + position * count, output_slot + n * num_outputs, marker)
+            contract(
+                theta, row, num_outputs, work, value_slot + position * count, output_slot + n * num_outputs, marker
+            )
 
 
-@njit
+@part
 def backward_spline(layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker):
-    """Gradients of a spline layer with respect to its coefficients and, where wanted, its inputs.
+    """Add the gradients of a spline layer with respect to its coefficients; where wanted, write its inputs' adjoints.
 
     The gradient of sample n is added to `gradient[start + n * stride:]`: stride 0 sums over samples.
     """
@@ -296,15 +312,17 @@ def backward_spline(layer, theta, work, cells, samples, block, want_inputs, grad
             position = p * block + n
             row = first + p * per_input + read(cells, cell_slot + position) * num_outputs
             cotangent = cotangent_slot + n * num_outputs
-            spread(gradient, start + n * stride + row, num_outputs, work, value_slot + position * count, cotangent, marker)
+            spread(
+                gradient, start + n * stride + row, num_outputs, work, value_slot + position * count, cotangent, marker
+            )
             if want_inputs:
                 pulled = pull(theta, row, num_outputs, work, slope_slot + position * count, cotangent, marker)
                 write(work, adjoint_slot + n * num_inputs + p, pulled)
 
 
-@njit
+@part
 def forward_affine(layer, theta, work, samples):
-    """Outputs of an affine layer for a block of samples."""
+    """Write the outputs of an affine layer for a block of samples."""
     num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
     input_slot, output_slot, first = layer[INPUT_SLOT], layer[OUTPUT_SLOT], layer[COEFFICIENTS]
     has_bias = layer[BIAS]
@@ -316,9 +334,9 @@ def forward_affine(layer, theta, work, samples):
             contract(theta, first + p * num_outputs, num_outputs, work, input_slot + n * num_inputs + p, output, ONE)
 
 
-@njit
+@part
 def backward_affine(layer, theta, work, samples, want_inputs, gradient, start, stride):
-    """Gradients of an affine layer; arguments as those of `backward_spline`."""
+    """Add the gradients of an affine layer; arguments as those of `backward_spline`."""
     num_inputs, num_outputs = layer[INPUTS], layer[OUTPUTS]
     input_slot, adjoint_slot, first = layer[INPUT_SLOT], layer[ADJOINT_SLOT], layer[COEFFICIENTS]
     cotangent_slot, has_bias = layer[COTANGENT_SLOT], layer[BIAS]
@@ -339,9 +357,9 @@ def backward_affine(layer, theta, work, samples, want_inputs, gradient, start, s
                 write(gradient, bias + q, read(gradient, bias + q) + read(work, cotangent + q))
 
 
-@njit
+@part
 def forward(layers, theta, tables, work, cells, samples, block, slopes_from, status, marker):
-    """A block of samples through all layers; slopes are kept from layer `slopes_from` on."""
+    """Run a block of samples through all layers; slopes are kept from layer `slopes_from` on."""
     for number in range(len(layers)):
         layer = layers[number]
         if layer[KIND] == AFFINE:
@@ -351,136 +369,27 @@ def forward(layers, theta, tables, work, cells, samples, block, slopes_from, sta
             forward_spline(layer, theta, work, cells, samples, block, marker)
 
 
-@njit
+@part
 def backward(layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker):
-    """The adjoint sweep; adjoints of a layer's inputs are computed from layer `inputs_from` on."""
+    """Run the adjoint sweep; adjoints of a layer's inputs are computed from layer `inputs_from` on."""
     for number in range(len(layers) - 1, -1, -1):
         layer = layers[number]
         want_inputs = number >= inputs_from
         if layer[KIND] == AFFINE:
             backward_affine(layer, theta, work, samples, want_inputs, gradient, start, stride)
         else:
-            backward_spline(
-                layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker
-            )
+            backward_spline(layer, theta, work, cells, samples, block, want_inputs, gradient, start, stride, marker)
 
 
-@njit
+@part
 def share(thread, threads, samples, block):
-    """First and last sample of one thread: whole blocks, the same ones whenever the numbers are the same."""
+    """Share the samples out: the first of one thread and of the next; whole blocks, a function of the numbers alone."""
     blocks = (samples + block - 1) // block
     return min(thread * blocks // threads * block, samples), min((thread + 1) * blocks // threads * block, samples)
 
 
-@njit
-def residuals_of_block(work, output, cotangent, y, first, weights, weighted, samples, num_outputs):
-    """Weighted squared error of a block; leaves its derivative with respect to the outputs in the cotangents."""
-    loss = 0.0
-    for n in range(samples):
-        weight = 1.0
-        if weighted:
-            weight = read(weights, first + n)
-        for q in range(n * num_outputs, (n + 1) * num_outputs):
-            residual = read(work, output + q) - read(y, first * num_outputs + q)
-            loss += weight * residual * residual
-            write(work, cotangent + q, 2.0 * weight * residual)
-    return loss
-
-
-@njit
+@part
 def copy(source, first, target, start, count):
     """Copy `count` numbers."""
     for i in range(count):
         write(target, start + i, read(source, first + i))
-
-
-def make_sweep(marker, dtype):
-    """Compile the one kernel behind values, squared errors, adjoints and Jacobians.
-
-    What it computes depends on which addresses of the task are not zero:
-
-    - `VALUES`: the outputs are written there;
-    - `TARGETS` (and `WEIGHTS`): the squared error is written to `LOSSES`, one number per thread;
-    - `COTANGENTS`: taken instead of the derivatives of the squared error;
-    - `GRADIENTS`: the gradient is added up there, in one row per thread; if `JACOBIAN` is set, it is the array of shape (samples,
-      outputs, coefficients) for the gradients of every sample's every output, which must hold zeros;
-    - `POINT_GRADIENTS`: the gradients with respect to the points are written there.
-
-    Parameters
-    ----------
-    marker : tuple of int
-        As many entries as basis functions per cell, degree + 1.
-    dtype : type
-        numpy.float64 or numpy.float32.
-    """
-
-    version = SOURCE_VERSION
-
-    @cfunc("void(int64, int64)", cache=True)
-    def sweep(thread, address):
-        if version < 0:  # never: names the version, so that it is a part of the cache's key
-            return
-        task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
-        layers = carray(pointer(task[LAYERS]), (task[NUM_LAYERS], NUM_FIELDS), np.int64)
-        num_inputs, num_outputs = layers[0, INPUTS], layers[-1, OUTPUTS]
-        output, cotangent = layers[-1, OUTPUT_SLOT], layers[-1, COTANGENT_SLOT]
-        total_samples, block, num_coefficients = task[SAMPLES], task[BLOCK], task[NUM_COEFFICIENTS]
-        # The kernels address by element and never ask for a length, so that one serves for all.
-        theta = carray(pointer(task[THETA]), num_coefficients, dtype)
-        x = carray(pointer(task[POINTS]), num_coefficients, dtype)
-        y = carray(pointer(task[TARGETS]), num_coefficients, dtype)
-        weights = carray(pointer(task[WEIGHTS]), num_coefficients, dtype)
-        values = carray(pointer(task[VALUES]), num_coefficients, dtype)
-        cotangents = carray(pointer(task[COTANGENTS]), num_coefficients, dtype)
-        point_gradients = carray(pointer(task[POINT_GRADIENTS]), num_coefficients, dtype)
-        tables = carray(pointer(task[TABLES]), num_coefficients, dtype)
-        work = carray(pointer(task[WORK] + thread * task[WORK_BYTES]), num_coefficients, dtype)
-        cells = carray(pointer(task[CELL_WORK] + thread * task[CELL_BYTES]), num_coefficients, np.int64)
-        gradient = carray(pointer(task[GRADIENTS] + thread * task[GRADIENT_BYTES]), num_coefficients, dtype)
-        losses = carray(pointer(task[LOSSES]), num_coefficients, np.float64)
-        status = carray(pointer(task[STATUS] + thread * 8), 1, np.int64)
-        backwards = task[GRADIENTS] != 0
-        inputs_from = 0 if task[POINT_GRADIENTS] != 0 else 1
-        slopes_from = inputs_from if backwards else len(layers)
-        if backwards and not task[JACOBIAN]:
-            for i in range(num_coefficients):
-                write(gradient, i, 0.0)
-        loss = 0.0
-        first, last = share(thread, task[THREADS], total_samples, block)
-        for begin in range(first, last, block):
-            samples = min(block, last - begin)
-            copy(x, begin * num_inputs, work, 0, samples * num_inputs)
-            forward(layers, theta, tables, work, cells, samples, block, slopes_from, status, marker)
-            if task[VALUES] != 0:
-                copy(work, output, values, begin * num_outputs, samples * num_outputs)
-            if task[TARGETS] != 0:
-                loss += residuals_of_block(
-                    work, output, cotangent, y, begin, weights, task[WEIGHTS] != 0, samples, num_outputs
-                )
-            elif task[COTANGENTS] != 0:
-                copy(cotangents, begin * num_outputs, work, cotangent, samples * num_outputs)
-            if backwards:
-                stride = num_coefficients * num_outputs if task[JACOBIAN] else 0
-                for q in range(num_outputs if task[JACOBIAN] else 1):
-                    if task[JACOBIAN]:
-                        for i in range(samples * num_outputs):
-                            write(work, cotangent + i, 1.0 if i % num_outputs == q else 0.0)
-                    start = stride * begin + q * num_coefficients if task[JACOBIAN] else 0
-                    backward(
-                        layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker
-                    )
-            if task[POINT_GRADIENTS] != 0:
-                copy(work, layers[0, ADJOINT_SLOT], point_gradients, begin * num_inputs, samples * num_inputs)
-        write(losses, thread, loss)
-
-    return sweep
-
-
-@njit(cache=True, parallel=True)
-def run(function, task, threads):
-    """Run a kernel once for every thread number, in parallel."""
-    if threads == 1:
-        call(function, 0, task)
-        return
-    for thread in prange(threads):
-        call(function, np.int64(thread), task)

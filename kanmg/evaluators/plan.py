@@ -54,7 +54,7 @@ class Padding:
         return padded
 
     def compress(self, gradient: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What belongs to the user's coefficients, along the last axis."""
+        """Pick what belongs to the user's coefficients, along the last axis."""
         return gradient[..., self.positions]
 
 
@@ -178,10 +178,10 @@ def _positions(shape: tuple[int, ...], padded: tuple[int, ...], first: int) -> I
 
 @lru_cache(maxsize=256)
 def _table(knots: Knots, uniform: bool, outer_cells: int, degree: int) -> FloatArray:
-    """Ends, inverse cell lengths and local polynomials of one knot vector, as one row of numbers.
+    """Put ends, inverse cell lengths and local polynomials of one knot vector into one row of numbers.
 
-    Uniform: left end, right end, inverse length, the polynomials of one cell. Otherwise: left end, cells + 1 breakpoints, an
-    unused number, the inverse lengths, and the polynomials of every cell; `outer_cells` on either side are included.
+    Uniform: left end, right end, inverse length, the polynomials of one cell. Otherwise: left end, right end, cells + 1
+    breakpoints, the inverse lengths, and the polynomials of every cell; `outer_cells` on either side are included.
     """
     lower, upper = knots.domain
     if uniform:
@@ -207,8 +207,8 @@ def _widened(polynomials: FloatArray, degree: int) -> FloatArray:
 def _cardinal_polynomials(degree: int) -> FloatArray:
     """Power coefficients of the uniform B-splines on one cell of length one, shape (1, power, function).
 
-    `B^k_s(t) = ((t + k - s) B^{k-1}_{s-1}(t) + (1 + s - t) B^{k-1}_s(t)) / k`: the recursion of Cox and de Boor with the
-    knots at integers, in exact fractions.
+    `B^k_s(t) = ((t + k - s) B^{k-1}_{s-1}(t) + (1 + s - t) B^{k-1}_s(t)) / k`: the recursion of Cox and de Boor with
+    the knots at integers, in exact fractions.
     """
     pieces = [[Fraction(1)]]
     for k in range(1, degree + 1):
@@ -241,7 +241,7 @@ def _inner_polynomials(knots: Knots) -> FloatArray:
 
 
 def _outer_polynomials(knots: Knots, side: int) -> FloatArray:
-    """The same for the `degree` cells between the exterior knots on one side (0: left, 1: right).
+    """Do the same for the `degree` cells between the exterior knots on one side (0: left, 1: right).
 
     An empty cell (clamped knots) is met at the right end of the domain only: there it continues the last cell.
     """

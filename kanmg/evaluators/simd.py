@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "multiply",
     "multiply_add",
+    "nothing",
     "pointer",
     "read",
     "store",
@@ -154,6 +155,17 @@ def multiply(typingctx: Any, a: Any, b: Any) -> Any:
     return b(b.dtype if scalar else a, b), codegen
 
 
+@intrinsic
+def nothing(typingctx: Any, array: Any, marker: Any) -> Any:
+    """Vector of zeros, of the dtype of an array."""
+    vector = Vector(array.dtype, marker.count)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(context.get_value_type(vector), None)
+
+    return vector(array, marker), codegen
+
+
 def _sum_in_halves(builder: Any, values: list[Any]) -> Any:
     """Add pairwise: a fixed order, and half the latency of adding one after the other."""
     while len(values) > 1:
@@ -200,8 +212,8 @@ def pointer(typingctx: Any, address: Any) -> Any:
 def call(typingctx: Any, function: Any, thread: Any, task: Any) -> Any:
     """Call the compiled `void function(int64 thread, int64 task)` at an address.
 
-    A call through an address hides the kernel from the loop that runs it in parallel, which is then compiled once for all
-    kernels; Numba would otherwise optimise every kernel three more times as a part of that loop.
+    A call through an address hides the kernel from the loop that runs it in parallel, which is then compiled once for
+    all kernels; Numba would otherwise optimise every kernel three more times as a part of that loop.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -16,32 +15,37 @@ import torch
 
 from kanmg.errors import DomainError
 from kanmg.evaluators import kernels
-from kanmg.evaluators.base import Array
-from kanmg.evaluators.plan import Plan
+from kanmg.evaluators.sweep import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kanmg.evaluators.base import Array
+    from kanmg.evaluators.plan import Plan
 
 __all__ = ["Task", "compiled", "lock", "num_threads"]
 
 _logger = logging.getLogger("kanmg")
 
 lock = threading.RLock()
-"""One Python thread at a time: workspaces belong to an evaluator, and Numba's portable thread pool aborts the process when two
-threads enter it at once."""
+"""One Python thread at a time: workspaces belong to an evaluator, and Numba's portable thread pool aborts the process
+when two threads enter it at once."""
 
 # Below this many multiply-adds per thread, waking another thread costs more than it saves.
 _WORK_PER_THREAD = 40_000
 
 
 def num_threads(multiply_adds: float) -> int:
-    """Threads for so much work: at most `torch.get_num_threads()`."""
-    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    """Count the threads for so much work: at most `torch.get_num_threads()`."""
+    most = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
     return max(1, min(most, int(multiply_adds) // _WORK_PER_THREAD))
 
 
 @cache
-def compiled(make: Callable[[tuple[int, ...], type], Any], num_basis: int, dtype: type) -> int:
-    """Address of a kernel for one degree and dtype, from the cache on disk or compiled now."""
-    with _announced(f"kernels for degree {num_basis - 1} in {np.dtype(dtype).name}"):
-        return int(make((0,) * num_basis, dtype).address)
+def compiled(make: Callable[[tuple[int, ...], Any], Any], num_basis: int, dtype: np.dtype[Any]) -> int:
+    """Find the address of a kernel for one degree and dtype, from the cache on disk or compiled now."""
+    with _announced(f"kernels for degree {num_basis - 1} in {dtype.name}"):
+        return int(make((0,) * num_basis, dtype.type).address)
 
 
 @contextmanager
@@ -111,11 +115,11 @@ class Task:
         """Run a kernel on all threads."""
         before = numba.get_num_threads() if self._threads > 1 else self._threads
         if before == self._threads:
-            kernels.run(kernel, self.address, self._threads)
+            run(kernel, self.address, self._threads)
             return
         numba.set_num_threads(self._threads)
         try:
-            kernels.run(kernel, self.address, self._threads)
+            run(kernel, self.address, self._threads)
         finally:
             numba.set_num_threads(before)
 
@@ -134,7 +138,7 @@ class Task:
 
     def gradient(self) -> Array:
         """Gradients of all threads, added in their order."""
-        result = self._gradients[0].copy()
+        result: Array = self._gradients[0].copy()
         for row in self._gradients[1:]:
             result += row
         return result

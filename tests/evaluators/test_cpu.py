@@ -1,0 +1,169 @@
+"""The compiled CPU evaluators: the contract, and what is theirs alone."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import kanmg
+from kanmg.errors import DomainError, KanmgValueError
+from kanmg.evaluators.cpu import CPUEvaluator
+from kanmg.evaluators.dense import DenseCPUEvaluator, dense_is_faster
+from kanmg.evaluators.reference import ReferenceEvaluator
+from kanmg.testing.contract import EvaluatorContract
+
+
+class TestCPU(EvaluatorContract):
+    def make(self, network, dtype):
+        return CPUEvaluator(network, dtype)
+
+
+class TestDense(EvaluatorContract):
+    def make(self, network, dtype):
+        return DenseCPUEvaluator(network, dtype)
+
+
+def network(widths=(2, 5, 1), num_intervals=8, degree=3, **options):
+    knots = kanmg.uniform_knots(num_intervals, degree=degree)
+    return kanmg.Network([kanmg.Spline(p, q, knots=knots, **options) for p, q in itertools.pairwise(widths)])
+
+
+def data(num_samples, widths=(2, 5, 1), seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (num_samples, widths[0])), rng.standard_normal((num_samples, widths[-1]))
+
+
+def coefficients(net, seed=1):
+    return 0.4 * np.random.default_rng(seed).standard_normal(net.num_coefficients)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("make", [CPUEvaluator, DenseCPUEvaluator])
+def test_equal_calls_give_equal_bits_and_threads_change_only_rounding(make):
+    net = network()
+    x, y = data(5000)
+    evaluator = make(net, "float64")
+    losses, gradients = zip(*(evaluator.squared_error(coefficients(net), x, y) for _ in range(5)), strict=True)
+    assert len(set(losses)) == 1
+    assert all(np.array_equal(gradients[0], gradient) for gradient in gradients)
+    torch.set_num_threads(1)
+    loss, gradient = evaluator.squared_error(coefficients(net), x, y)
+    assert loss == pytest.approx(losses[0], rel=1e-12)
+    assert np.abs(gradient - gradients[0]).max() <= 1e-12 * np.abs(gradient).max()
+
+
+def test_read_only_and_strided_arrays_are_taken_as_they_are():
+    net = network()
+    x, y = data(3000)
+    evaluator = CPUEvaluator(net, "float64")
+    expected = evaluator.squared_error(coefficients(net), x, y)
+    x.setflags(write=False)
+    wide = np.zeros((3000, 7))
+    wide[:, 1::4] = x
+    for points, targets in ((x, y), (wide[:, 1::4], y), (np.asfortranarray(x), y[::-1][::-1])):
+        loss, gradient = evaluator.squared_error(coefficients(net), points, targets)
+        assert loss == pytest.approx(expected[0], rel=1e-13)
+        np.testing.assert_allclose(gradient, expected[1], rtol=0, atol=1e-12 * np.abs(expected[1]).max())
+
+
+def test_results_are_the_callers_own():
+    net = network()
+    x, y = data(200)
+    evaluator = CPUEvaluator(net, "float64")
+    _, first = evaluator.squared_error(coefficients(net), x, y)
+    kept = first.copy()
+    _, second = evaluator.squared_error(coefficients(net, seed=2), x, y)
+    assert np.array_equal(first, kept)
+    assert not np.array_equal(first, second)
+
+
+def test_an_array_that_takes_the_place_of_a_freed_one_is_seen():
+    net = network()
+    evaluator, reference = CPUEvaluator(net, "float64"), ReferenceEvaluator(net, "float64")
+    theta = coefficients(net)
+    for seed in range(5):
+        x, y = data(500, seed=seed)
+        assert evaluator.squared_error_value(theta, x, y) == pytest.approx(
+            reference.squared_error_value(theta, x, y), rel=1e-12
+        )
+        del x, y
+
+
+def test_python_threads_may_share_an_evaluator():
+    net = network()
+    evaluator = CPUEvaluator(net, "float64")
+    cases = [(coefficients(net, seed), *data(2000, seed=seed)) for seed in range(4)]
+    expected = [evaluator.squared_error(*case) for case in cases]
+    wrong = []
+
+    def work(case, result):
+        for _ in range(20):
+            loss, gradient = evaluator.squared_error(*case)
+            if loss != result[0] or not np.array_equal(gradient, result[1]):
+                wrong.append(loss)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(cases, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_nan_goes_through_instead_of_stopping_at_the_end_of_an_interval():
+    for outside in ("extend", "linear", "clamp", "zero"):
+        net = network(outside=outside)
+        x = np.array([[0.3, np.nan], [0.3, 0.2]])
+        values = CPUEvaluator(net, "float64").value(coefficients(net), x)
+        assert np.isnan(values[0, 0])
+        assert np.isfinite(values[1, 0])
+
+
+def test_a_value_outside_is_an_error_where_the_policy_says_so_and_the_next_call_works():
+    net = network(outside="error")
+    for evaluator in (CPUEvaluator(net, "float64"), DenseCPUEvaluator(net, "float64")):
+        with pytest.raises(DomainError, match=r"layer 1 .*`outside='error'`"):
+            evaluator.value(np.zeros(net.num_coefficients), np.array([[0.0, 1.5]]))
+        assert evaluator.value(np.zeros(net.num_coefficients), np.array([[0.0, 0.5]])).tolist() == [[0.0]]
+
+
+def test_derivatives_above_the_second_are_refused_with_the_way_out():
+    net = network()
+    with pytest.raises(KanmgValueError, match=r'order 2, not 3.*`evaluator="reference"`'):
+        CPUEvaluator(net, "float64").jet(coefficients(net), data(3)[0], np.eye(2), 3)
+
+
+def test_gauss_newton_in_chunks_is_the_dense_product(monkeypatch):
+    net = network()
+    x, y = data(300)
+    evaluator = CPUEvaluator(net, "float64")
+    monkeypatch.setattr("kanmg.evaluators.cpu._JACOBIAN_ENTRIES", 7 * net.num_coefficients)
+    weights = np.random.default_rng(0).uniform(0, 1, 300)
+    matrix, vector = evaluator.gauss_newton(coefficients(net), x, y, weights)
+    jacobian = evaluator.jacobian(coefficients(net), x)[:, 0]
+    np.testing.assert_allclose(matrix, jacobian.T @ (weights[:, None] * jacobian), rtol=0, atol=1e-12 * matrix.max())
+    np.testing.assert_allclose(vector, jacobian.T @ (weights * y[:, 0]), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("widths", "num_intervals", "dense"),
+    [((64, 64), 2, True), ((64, 64), 64, False), ((2, 5, 1), 2, False), ((2, 5, 1), 64, False)],
+)
+def test_the_dense_path_is_chosen_where_layers_are_wide_and_cells_few_and_the_table_says_so(
+    widths, num_intervals, dense
+):
+    assert dense_is_faster(network(widths, num_intervals)) is dense
+    hierarchy = kanmg.uniform_hierarchy(widths, num_intervals=num_intervals, num_levels=1)
+    assert str(hierarchy).endswith("cpu, dense" if dense else "cpu")
