@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from kanmg.errors import KanmgValueError
 from kanmg.program import Descend, Instruction, Program, Prolong, Smooth
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
@@ -241,7 +242,10 @@ class Machine:
         """Correct a level by what was found on the one below."""
         coarse = self._stack[level - 1]
         if coarse.correction is None:
-            raise RuntimeError(f"the program ascends to level {level} from where it never descended")
+            raise KanmgValueError(
+                f"the method's program ascends to level {level} but has not descended from it. Write `Descend({level})` "
+                f"before `Ascend({level})`."
+            )
         direction = self._transfers[level - 1].prolong(coarse.theta - coarse.correction.origin)
         self._stack.drop(level - 1)
         self._next()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kanmg.errors import KanmgValueError
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ class Stack:
     def __getitem__(self, level: int) -> Frame:
         frame = self.frames[level]
         if frame is None:
-            raise RuntimeError(f"the program uses level {level} before any instruction has put coefficients on it")
+            raise KanmgValueError(
+                f"the method's program uses level {level} where there are no coefficients. `Prolong` and `Ascend` take "
+                "theirs from the level below, `Smooth` and `Descend` from their own."
+            )
         return frame
 
     def put(self, level: int, frame: Frame) -> None:

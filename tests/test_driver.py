@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import kanmg
+from kanmg.cycles import Cycle
 from kanmg.errors import ConvergenceError, DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.problems.base import Problem
+from kanmg.program import Ascend, Descend, Program, Prolong, Smooth
 
 X = np.linspace(-1, 1, 120).reshape(-1, 1)
 PROBLEM = kanmg.Regression(X, np.sin(4 * X))
@@ -474,6 +476,39 @@ def test_the_bar_shows_up_only_where_it_is_wanted(capsys):
     kanmg.solve(PROBLEM, HIERARCHY, method=NESTED, progress=True)
     assert "0/20" in capsys.readouterr().err
     assert not sys.stderr.isatty()
+
+
+# --------------------------------------------------------------------------------------------------- a user's own cycle
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Cycle):
+    instructions: tuple
+
+    def program(self, hierarchy, start=0):
+        return Program(start, (), self.instructions, 2, (1.0,) * len(hierarchy))
+
+
+def test_a_cycle_is_whatever_writes_a_program():
+    adam, lbfgs = kanmg.Adam(), kanmg.LBFGS()
+    instructions = (Smooth(1, 3, adam), Descend(1, "tau"), Smooth(0, 4, lbfgs), Ascend(1), Smooth(1, 2, lbfgs))
+    theta = kanmg.initial_coefficients(HIERARCHY[1].network, X, seed=0)
+    solution = kanmg.solve(PROBLEM, HIERARCHY, method=Own(instructions), initial=theta)
+    assert solution.history[-1].step == 2 * (3 + 4 + 2)
+    assert solution.loss < 0.5 * solution.history[0].loss
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        (Smooth(1, 1, kanmg.Adam()), "uses level 1 where there are no coefficients"),
+        (Prolong(1), "uses level 1 where there are no coefficients"),
+        (Ascend(1), "uses level 1 where there are no coefficients|has not descended"),
+    ],
+)
+def test_a_program_that_makes_no_sense_is_refused(instruction, words):
+    with pytest.raises(KanmgValueError, match=words):
+        kanmg.solve(PROBLEM, hierarchy_of(3), method=Own((instruction,)))
 
 
 # ---------------------------------------------------------------------------------------------------- default, refusals

@@ -181,7 +181,7 @@ def test_both_variants_are_one_where_the_loss_is_quadratic(degree, num_intervals
 
 def convergence_factors(num_levels, variant):
     """Per cycle, by how much the distance of the loss from its minimum shrinks: one spline, cubic, clamped."""
-    x = np.linspace(-1, 1, 701).reshape(-1, 1)
+    x = np.linspace(-1, 1, 501).reshape(-1, 1)
     y = np.exp(x) * np.sin(5 * x)
     network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.clamped_knots(4, degree=3))])
     hierarchy = kanmg.Hierarchy.from_network(network, num_levels, evaluator="reference")
@@ -191,7 +191,7 @@ def convergence_factors(num_levels, variant):
     minimum = np.mean((basis @ least - y) ** 2)
     method = kanmg.VCycle(pre_steps=2, post_steps=2, coarse_steps=25, variant=variant)
     initial = np.random.default_rng(0).standard_normal(size)
-    solution = kanmg.solve(kanmg.Regression(x, y), hierarchy, method=method, initial=initial, max_cycles=4)
+    solution = kanmg.solve(kanmg.Regression(x, y), hierarchy, method=method, initial=initial, max_cycles=3)
     ends = {record.cycle: record.loss - minimum for record in solution.history if record.level == num_levels - 1}
     errors = np.array([ends[cycle] for cycle in sorted(ends)])
     return errors[1:] / errors[:-1]
