@@ -243,8 +243,8 @@ class Machine:
         coarse = self._stack[level - 1]
         if coarse.correction is None:
             raise KanmgValueError(
-                f"the method's program ascends to level {level} but has not descended from it. Write `Descend({level})` "
-                f"before `Ascend({level})`."
+                f"the method's program ascends to level {level} but has not descended from it. Write "
+                f"`Descend({level})` before `Ascend({level})`."
             )
         direction = self._transfers[level - 1].prolong(coarse.theta - coarse.correction.origin)
         self._stack.drop(level - 1)

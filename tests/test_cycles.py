@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import kanmg
-from kanmg.program import Ascend, Descend, Program, Prolong, Smooth
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.program import Ascend, Descend, Program, Prolong, Smooth
 
 LBFGS, ADAM = kanmg.LBFGS(), kanmg.Adam()
 
