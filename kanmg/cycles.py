@@ -139,8 +139,7 @@ class VCycle(Cycle):
     References
     ----------
     .. [1] S. G. Nash, A multigrid approach to discretized optimization problems, Optim. Methods Softw. 14 (2000)
-    99-116.
-       doi:10.1080/10556780008805795
+       99-116. doi:10.1080/10556780008805795
     .. [2] A. Brandt, Multi-level adaptive solutions to boundary-value problems, Math. Comp. 31 (1977) 333-390.
        doi:10.1090/S0025-5718-1977-0431719-X
 

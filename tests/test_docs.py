@@ -24,6 +24,7 @@ PUBLIC = (
     "kanmg.splines",
     "kanmg.testing.cases",
     "kanmg.testing.contract",
+    "kanmg.testing.networks",
     "kanmg.testing.oracle",
     "kanmg.testing.strategies",
 )
