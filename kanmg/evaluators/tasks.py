@@ -32,7 +32,7 @@ lock = threading.RLock()
 when two threads enter it at once."""
 
 # Below this many multiply-adds per thread, waking another thread costs more than it saves.
-_WORK_PER_THREAD = 40_000
+_WORK_PER_THREAD = 100_000
 
 
 def num_threads(multiply_adds: float) -> int:
