@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kanmg
 from kanmg import gallery
+from kanmg.errors import MissingDependencyError
 
 FIGURE = Path("figures") / "demo.png"
 
@@ -58,7 +59,7 @@ def train_kan1() -> float:
     model = gallery.kan1()
     hierarchy = model.hierarchy()
     print(f"\n{model.name}: {model.problem}\n\n{hierarchy}\n")
-    solution = kanmg.solve(model.problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=100))
+    solution = kanmg.solve(model.problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=600))
     print(f"{solution}\n\nroot mean square error on 10,000 unseen points: {model.rms_error(solution):.2e}")
     return model.mean_squared_error(solution)
 
@@ -69,7 +70,7 @@ def draw(solutions: dict[str, kanmg.Solution]) -> None:
 
     try:
         ax = plot_history(solutions)
-    except kanmg.MissingDependencyError as error:
+    except MissingDependencyError as error:
         print(error)
         return
     ax.set_title("ML-1: training loss; a number marks where a level was reached")

@@ -42,8 +42,8 @@ def ml1(num_samples: int = 20_000, seed: int = 0) -> ModelProblem:
     - the last term is the absolute value of sin(3 pi v^2), the square inside the sine;
     - the scaling uses the function's own minimum and maximum on the square, not those of the samples, so that the
       exact function does not depend on the samples;
-    - outside their interval the splines are constant (`outside="clamp"`): the lift moves hidden values across the ends, and
-      with polynomials that go on (`"extend"`) half of the runs end in poorer minima;
+    - outside their interval the splines are constant (`outside="clamp"`): the lift moves hidden values across the
+      ends, and with polynomials that go on (`"extend"`) half of the runs end in poorer minima;
     - training values carry no noise; errors are measured on 10,000 unseen points of the same distribution;
     - float64; the seed changes the points (and, in `benchmarks/ml1.py`, the initial coefficients).
 
