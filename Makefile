@@ -2,7 +2,7 @@
 # versions of constraints.txt, and leaves a stamp so that the next call starts at once.
 #
 #   make PYTHON=/path/to/python test      chooses the interpreter
-#   make PYTEST_ARGS="tests/test_x.py -x" test
+#   make PYTEST_ARGS="tests/test_rooms.py -x" WORKERS=0 test
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +14,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 	echo "$$python" && break; done)
 PYTEST_ARGS ?=
+# Test processes, each with one thread unless a test asks for more; the examples of one page share a process.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +31,7 @@ demo: $(STAMPS)/plot  ## Train on two model problems; print tables, write a figu
 	$(BIN)/python examples/demo.py
 
 test: $(STAMPS)/test  ## Run all tests, docstring examples and documentation examples
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 lint: $(STAMPS)/lint  ## Check style and types
 	$(BIN)/python -m ruff check
