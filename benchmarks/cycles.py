@@ -48,16 +48,17 @@ def methods(smoother: kanmg.Smoother, budget: int, num_levels: int) -> dict[str,
     """Return the cycles that are compared; their steps follow from the budget."""
     per_level = budget // (2 * num_levels)
     coarse, fine = max(1, budget // 20), max(1, budget // 100)
-    options = {"smoother": smoother, "coarse_steps": coarse}
-    cycle = {"pre_steps": fine, "post_steps": fine}
+    options = {"smoother": smoother, "coarse_steps": coarse, "pre_steps": fine, "post_steps": fine}
+    tau, galerkin = {"variant": "tau", **options}, {"variant": "galerkin", **options}
     return {
         "nested": kanmg.NestedIteration(smoother, steps=per_level),
-        "V, tau": kanmg.VCycle(**options, **cycle),
-        "V, Galerkin": kanmg.VCycle(**options, **cycle, variant="galerkin"),
-        "W, tau": kanmg.VCycle(**options, **cycle, gamma=2),
-        "FMG, tau": kanmg.FullMultigrid(**options, steps=fine),
-        "FMG, Galerkin": kanmg.FullMultigrid(**options, steps=fine, variant="galerkin"),
-        "FMG, tau, quarter samples": kanmg.FullMultigrid(**options, steps=fine, coarse_fraction=0.25),
+        "nested, half samples": kanmg.NestedIteration(smoother, steps=per_level, coarse_fraction=0.5),
+        "V, tau": kanmg.VCycle(**tau),
+        "V, Galerkin": kanmg.VCycle(**galerkin),
+        "W, Galerkin": kanmg.VCycle(**galerkin, gamma=2),
+        "FMG, tau": kanmg.FullMultigrid(**tau),
+        "FMG, Galerkin": kanmg.FullMultigrid(**galerkin),
+        "FMG, Galerkin, half samples": kanmg.FullMultigrid(**galerkin, coarse_fraction=0.5),
     }
 
 

@@ -8,8 +8,8 @@ from kanmg import gallery
 BUDGET = 300.0
 CYCLES = {
     "NestedIteration": kanmg.NestedIteration(steps=60),
-    "VCycle, tau": kanmg.VCycle(pre_steps=5, post_steps=5, coarse_steps=20),
-    "VCycle, Galerkin": kanmg.VCycle(pre_steps=5, post_steps=5, coarse_steps=20, variant="galerkin"),
+    "VCycle, tau": kanmg.VCycle(pre_steps=5, post_steps=5, coarse_steps=20, variant="tau"),
+    "VCycle, Galerkin": kanmg.VCycle(pre_steps=5, post_steps=5, coarse_steps=20),
     "FullMultigrid": kanmg.FullMultigrid(steps=5, coarse_steps=20),
 }
 
