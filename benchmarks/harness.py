@@ -1,6 +1,7 @@
 """What the benchmark scripts share: thread counts, interleaved timing, demands with PASS or FAIL, tables.
 
-Import this module before anything numerical: it fixes the number of threads of all sides (two, or OMP_NUM_THREADS).
+Import this module before anything numerical: it fixes the number of threads of all sides (two, or OMP_NUM_THREADS), and
+that idle threads sleep (unless OMP_WAIT_POLICY says otherwise).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 NUM_THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "2"))
 for _variable in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = str(NUM_THREADS)
+# torch and Numba bring a thread pool each: threads that wait by spinning would take the cores from the other side's.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parent.parent
 # A sample shorter than this is repeated and averaged, so that the clock and the caches do not decide.
@@ -49,7 +52,7 @@ def print_header() -> None:
     print(
         f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
         f"{NUM_THREADS} threads of {os.cpu_count()} cores, "
-        f"{processor()}, load {os.getloadavg()[0]:.1f}\n"
+        f"{processor()}, load {os.getloadavg()[0]:.1f}, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}\n"
     )
 
 
