@@ -14,7 +14,7 @@ from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.plan import make_plan
 from kanmg.evaluators.sweep import make_sweep
-from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
+from kanmg.evaluators.tasks import Task, compiled, num_parts
 from kanmg.network import Network, Spline
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ _CHUNK_ENTRIES = 1 << 18
 class CPUEvaluator(Evaluator):
     """Evaluate a network with kernels compiled by Numba.
 
-    Blocks of samples run through all layers while their hidden values stay in cache; threads share the samples out in
-    whole blocks, always in the same way, so that the same input and number of threads give the same bits. No more
+    Blocks of samples run through all layers while their hidden values stay in cache. The samples are divided into parts
+    by their number alone, whoever computes them: the same input gives the same bits on any number of threads. No more
     threads are used than `torch.get_num_threads()`.
 
     Compiled kernels depend on the largest degree of the layers and on the dtype only. They are kept on disk (Numba's
@@ -67,7 +67,7 @@ class CPUEvaluator(Evaluator):
         self._num_coefficients, self._num_inputs = network.num_coefficients, network.num_inputs
         self._num_outputs = network.num_outputs
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
-        self._tasks: dict[int, Task] = {}
+        self._task = Task(self._plan, self.dtype)
         self._kernels: dict[bool, int] = {}
 
     def value(self, theta: Array, x: Array) -> Array:
@@ -172,12 +172,12 @@ class CPUEvaluator(Evaluator):
     ) -> tuple[float, Array]:
         """Run a kernel on contiguous arrays; `fields` are those that not every task has.
 
-        Returns the squared error and, with `gradient`, the sum of the threads' gradients.
+        Returns the squared error and, with `gradient`, its gradient.
         """
-        kernel = self._kernel(jet)
-        with lock:
-            task = self._task(num_threads(len(x) * self._costs[1]))
-            task.fill(x, fields)
+        kernel, task = self._kernel(jet), self._task
+        gradient_size = self._plan.num_coefficients if gradient else 0
+        with task.lock:
+            task.fill(x, fields, num_parts(len(x) * self._costs[1], gradient_size))
             task.set_coefficients(theta)
             if gradient:
                 task.want_gradient()
@@ -185,11 +185,6 @@ class CPUEvaluator(Evaluator):
             if self._may_fail:
                 task.check_status()
             return task.loss(), task.gradient() if gradient else task.nothing
-
-    def _task(self, threads: int) -> Task:
-        if threads not in self._tasks:
-            self._tasks[threads] = Task(self._plan, self.dtype, threads)
-        return self._tasks[threads]
 
     def _kernel(self, jet: bool) -> int:
         if jet not in self._kernels:

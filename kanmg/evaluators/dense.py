@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from kanmg.evaluators import kernels
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense_kernels import make_dense_basis
 from kanmg.evaluators.plan import make_plan
-from kanmg.evaluators.tasks import Task, compiled, lock, num_threads
+from kanmg.evaluators.tasks import Task, compiled, num_parts
 from kanmg.network import Affine, Network, Spline
 
 if TYPE_CHECKING:
@@ -74,44 +75,48 @@ class DenseCPUEvaluator(CPUEvaluator):
         super().__init__(network, dtype)
         self._stages = [_stage(layer, self.dtype) for layer in network.layers]
         self._row_size = max(stage.row_size for stage in self._stages)
+        # One Python thread at a time: the stages keep their basis matrices for the way back.
+        self._lock = threading.Lock()
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
         result = np.empty((len(x), self._num_outputs), self.dtype)
-        for rows in self._chunks(x):
-            result[rows] = self._forward(theta, x[rows])[-1]
+        with self._lock:
+            for rows in self._chunks(x):
+                result[rows] = self._forward(theta, x[rows])[-1]
         return result
 
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         theta, x = self._coefficients(theta), self._points(x)
         y = self._checked(y, "y", (len(x), self._num_outputs))
         loss, gradient = 0.0, np.zeros(self._num_coefficients, self.dtype)
-        for rows in self._chunks(x):
-            values = self._forward(theta, x[rows])
-            part, cotangents = _squared_error(values[-1], y[rows], self._weights(weights, rows, len(x)))
-            loss += part
-            self._backward(theta, values, cotangents, gradient, want_points=False)
+        with self._lock:
+            for rows in self._chunks(x):
+                values = self._forward(theta, x[rows])
+                part, cotangents = _squared_error(values[-1], y[rows], self._weights(weights, rows, len(x)))
+                loss += part
+                self._backward(theta, values, cotangents, gradient, want_points=False)
         return loss, gradient
 
     def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
         theta, x = self._coefficients(theta), self._points(x)
         y = self._checked(y, "y", (len(x), self._num_outputs))
-        return sum(
-            (
-                _squared_error(self._forward(theta, x[rows])[-1], y[rows], self._weights(weights, rows, len(x)))[0]
-                for rows in self._chunks(x)
-            ),
-            0.0,
-        )
+        loss = 0.0
+        with self._lock:
+            for rows in self._chunks(x):
+                values = self._forward(theta, x[rows])[-1]
+                loss += _squared_error(values, y[rows], self._weights(weights, rows, len(x)))[0]
+        return loss
 
     def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
         theta, x = self._coefficients(theta), self._points(x)
         cotangents = self._checked(cotangents, "cotangents", (len(x), self._num_outputs))
         gradient, point_gradients = np.zeros(self._num_coefficients, self.dtype), np.empty_like(x)
-        for rows in self._chunks(x):
-            values = self._forward(theta, x[rows])
-            right = np.ascontiguousarray(cotangents[rows])
-            point_gradients[rows] = self._backward(theta, values, right, gradient, want_points=True)
+        with self._lock:
+            for rows in self._chunks(x):
+                values = self._forward(theta, x[rows])
+                right = np.ascontiguousarray(cotangents[rows])
+                point_gradients[rows] = self._backward(theta, values, right, gradient, want_points=True)
         return gradient, point_gradients
 
     def _chunks(self, x: Array) -> Any:
@@ -181,7 +186,7 @@ class _SplineStage:
         self.plan = make_plan(Network([layer]), dtype)
         self.padded_shape = (layer.num_inputs, self.plan.num_coefficients // (layer.num_inputs * layer.num_outputs))
         self.row_size = self.padded_shape[0] * self.padded_shape[1]
-        self.tasks: dict[int, Task] = {}
+        self.task = Task(self.plan, dtype)
         self.basis = np.zeros((0, self.row_size), dtype)
 
     def forward(self, coefficients: Array, x: Array) -> Array:
@@ -208,13 +213,9 @@ class _SplineStage:
         return flat.reshape(self.row_size, self.layer.num_outputs)
 
     def _run(self, x: Array, fields: dict[int, Array]) -> None:
-        threads = num_threads(len(x) * self.row_size * 4)
-        kernel = compiled(make_dense_basis, len(self.plan.marker), self.dtype)
-        with lock:
-            if threads not in self.tasks:
-                self.tasks[threads] = Task(self.plan, self.dtype, threads)
-            task = self.tasks[threads]
-            task.fill(x, fields)
+        kernel, task = compiled(make_dense_basis, len(self.plan.marker), self.dtype), self.task
+        with task.lock:
+            task.fill(x, fields, num_parts(len(x) * self.row_size * 4, 0))
             task.run(kernel)
             if self.layer.outside == "error":
                 task.check_status()

@@ -13,13 +13,13 @@ from kanmg.evaluators.kernels import (
     LAYERS,
     NUM_LAYERS,
     NUM_TASK_FIELDS,
+    PARTS,
     POINT_GRADIENTS,
     POINTS,
     SAMPLES,
     SOURCE_VERSION,
     STATUS,
     TABLES,
-    THREADS,
     VALUES,
     WORK,
     WORK_BYTES,
@@ -42,8 +42,8 @@ def make_dense_basis(marker, dtype):
     """
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64)", cache=True)
-    def kernel(thread, address):
+    @cfunc("void(int64, int64, int64)", cache=True)
+    def kernel(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return
         count = len(marker)
@@ -57,10 +57,10 @@ def make_dense_basis(marker, dtype):
         values = carray(pointer(task[VALUES]), 1, dtype)
         cotangents = carray(pointer(task[COTANGENTS]), 1, dtype)
         point_gradients = carray(pointer(task[POINT_GRADIENTS]), 1, dtype)
-        work = carray(pointer(task[WORK] + thread * task[WORK_BYTES]), 1, dtype)
-        cells = carray(pointer(task[CELL_WORK] + thread * task[CELL_BYTES]), 1, np.int64)
-        status = carray(pointer(task[STATUS] + thread * 8), 1, np.int64)
-        first, last = share(thread, task[THREADS], task[SAMPLES], block)
+        work = carray(pointer(task[WORK] + slot * task[WORK_BYTES]), 1, dtype)
+        cells = carray(pointer(task[CELL_WORK] + slot * task[CELL_BYTES]), 1, np.int64)
+        status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
+        first, last = share(portion, task[PARTS], task[SAMPLES], block)
         for begin in range(first, last, block):
             samples = min(block, last - begin)
             copy(x, begin * num_inputs, work, 0, samples * num_inputs)

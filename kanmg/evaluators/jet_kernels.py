@@ -24,6 +24,7 @@ from kanmg.evaluators.kernels import (
     NUM_LAYERS,
     NUM_TASK_FIELDS,
     ONE,
+    PARTS,
     POINTS,
     SAMPLES,
     SECOND,
@@ -32,7 +33,6 @@ from kanmg.evaluators.kernels import (
     TABLES,
     THETA,
     THETA_DIRECTION,
-    THREADS,
     VALUES,
     WORK,
     WORK_BYTES,
@@ -157,8 +157,8 @@ def make_jet_sweep(marker, dtype):
     """
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64)", cache=True)
-    def sweep(thread, address):
+    @cfunc("void(int64, int64, int64)", cache=True)
+    def sweep(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return
         task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
@@ -171,16 +171,16 @@ def make_jet_sweep(marker, dtype):
         direction = carray(pointer(task[DIRECTION]), num_coefficients, dtype)
         theta_direction = carray(pointer(task[THETA_DIRECTION]), num_coefficients, dtype)
         tables = carray(pointer(task[TABLES]), num_coefficients, dtype)
-        work = carray(pointer(task[WORK] + thread * task[WORK_BYTES]), num_coefficients, dtype)
+        work = carray(pointer(task[WORK] + slot * task[WORK_BYTES]), num_coefficients, dtype)
         values = carray(pointer(task[VALUES]), num_coefficients, dtype)
         first_derivatives = carray(pointer(task[FIRST]), num_coefficients, dtype)
         second_derivatives = carray(pointer(task[SECOND]), num_coefficients, dtype)
-        status = carray(pointer(task[STATUS] + thread * 8), 1, np.int64)
+        status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
         width = num_inputs
         for number in range(len(layers)):
             width = max(width, layers[number, OUTPUTS])
         place = 6 * width
-        begin, end = share(thread, task[THREADS], task[SAMPLES], task[BLOCK])
+        begin, end = share(portion, task[PARTS], task[SAMPLES], task[BLOCK])
         for n in range(begin, end):
             z, y = 0, 3 * width
             for p in range(num_inputs):

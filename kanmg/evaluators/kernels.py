@@ -8,9 +8,10 @@ All hidden values, adjoints, cells, basis values and slopes of a block of sample
 enough to stay in cache. The loops over a layer run over inputs outside and over samples inside, so that one input's
 coefficients stay in the first-level cache while a whole block uses them.
 
-A kernel is called with a thread number and the address of a *task*: an array of int64 that holds the addresses of all
-arrays and all sizes. This keeps the call cheap, takes read-only arrays as they are, and lets one parallel loop,
-compiled once, run every kernel. The kernels themselves are in `sweep`, `jet_kernels` and `dense_kernels`.
+A kernel is called with the number of a portion of the samples, the slot of the thread that computes it (which workspace
+is its own), and the address of a *task*: an array of int64 that holds the addresses of all arrays and all sizes. This
+keeps the call cheap, takes read-only arrays as they are, and lets one loop, compiled once, run every kernel in
+parallel. The kernels themselves are in `sweep`, `jet_kernels` and `dense_kernels`.
 """
 
 from __future__ import annotations
@@ -66,12 +67,21 @@ POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBI
 DIRECTION, THETA_DIRECTION, FIRST, SECOND, GRADIENT_BYTES = range(8, 13)
 NUM_VARIABLE = 13
 THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(13, 20)
-SAMPLES, BLOCK, THREADS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(20, 27)
+SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(20, 27)
 NUM_TASK_FIELDS = 27
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
 # compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
-_SOURCES = ("simd.py", "plan.py", "kernels.py", "sweep.py", "jet_kernels.py", "dense_kernels.py")
+_SOURCES = (
+    "simd.py",
+    "atomics.py",
+    "pool.py",
+    "plan.py",
+    "kernels.py",
+    "sweep.py",
+    "jet_kernels.py",
+    "dense_kernels.py",
+)
 SOURCE_VERSION = zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES))
 
 # Parts of kernels are never called from Python: without the wrappers for that they compile in half the time.
@@ -382,10 +392,10 @@ def backward(layers, theta, work, cells, samples, block, inputs_from, gradient, 
 
 
 @part
-def share(thread, threads, samples, block):
-    """Share the samples out: the first of one thread and of the next; whole blocks, a function of the numbers alone."""
+def share(number, parts, samples, block):
+    """Share the samples out: the first of one part and of the next; whole blocks, a function of the numbers alone."""
     blocks = (samples + block - 1) // block
-    return min(thread * blocks // threads * block, samples), min((thread + 1) * blocks // threads * block, samples)
+    return min(number * blocks // parts * block, samples), min((number + 1) * blocks // parts * block, samples)
 
 
 @part

@@ -25,7 +25,6 @@ from numba.core.extending import intrinsic, models, register_model
 __all__ = [
     "QUAD",
     "WIDE",
-    "call",
     "dot",
     "load",
     "multiply",
@@ -206,19 +205,3 @@ def pointer(typingctx: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.int64), codegen
-
-
-@intrinsic
-def call(typingctx: Any, function: Any, thread: Any, task: Any) -> Any:
-    """Call the compiled `void function(int64 thread, int64 task)` at an address.
-
-    A call through an address hides the kernel from the loop that runs it in parallel, which is then compiled once for
-    all kernels; Numba would otherwise optimise every kernel three more times as a part of that loop.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen

@@ -1,9 +1,9 @@
-"""The main compiled kernel, for values, squared errors, adjoints and Jacobians, and the loop that runs any kernel."""
+"""The main compiled kernel, for values, squared errors, adjoints and Jacobians."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc, njit, prange
+from numba import carray, cfunc
 
 from kanmg.evaluators.kernels import (
     BLOCK,
@@ -18,6 +18,7 @@ from kanmg.evaluators.kernels import (
     NUM_COEFFICIENTS,
     NUM_LAYERS,
     NUM_TASK_FIELDS,
+    PARTS,
     POINT_GRADIENTS,
     POINTS,
     SAMPLES,
@@ -26,7 +27,6 @@ from kanmg.evaluators.kernels import (
     TABLES,
     TARGETS,
     THETA,
-    THREADS,
     VALUES,
     WEIGHTS,
     WORK,
@@ -38,9 +38,9 @@ from kanmg.evaluators.kernels import (
     share,
 )
 from kanmg.evaluators.plan import ADJOINT_SLOT, COTANGENT_SLOT, INPUTS, NUM_FIELDS, OUTPUT_SLOT, OUTPUTS
-from kanmg.evaluators.simd import call, pointer, read, write
+from kanmg.evaluators.simd import pointer, read, write
 
-__all__ = ["make_sweep", "run"]
+__all__ = ["make_sweep"]
 
 
 @part
@@ -64,9 +64,9 @@ def make_sweep(marker, dtype):
     What it computes depends on which addresses of the task are not zero:
 
     - `VALUES`: the outputs are written there;
-    - `TARGETS` (and `WEIGHTS`): the squared error is written to `LOSSES`, one number per thread;
+    - `TARGETS` (and `WEIGHTS`): the squared error is written to `LOSSES`, one number per part;
     - `COTANGENTS`: taken instead of the derivatives of the squared error;
-    - `GRADIENTS`: the gradient is added up there, in one row per thread; if `JACOBIAN` is set, it is the array of
+    - `GRADIENTS`: the gradient is added up there, in one row per part; if `JACOBIAN` is set, it is the array of
       shape (samples, outputs, coefficients) for the gradients of every sample's every output, which must hold zeros;
     - `POINT_GRADIENTS`: the gradients with respect to the points are written there.
 
@@ -79,8 +79,8 @@ def make_sweep(marker, dtype):
     """
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64)", cache=True)
-    def sweep(thread, address):
+    @cfunc("void(int64, int64, int64)", cache=True)
+    def sweep(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return
         task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
@@ -97,11 +97,11 @@ def make_sweep(marker, dtype):
         cotangents = carray(pointer(task[COTANGENTS]), num_coefficients, dtype)
         point_gradients = carray(pointer(task[POINT_GRADIENTS]), num_coefficients, dtype)
         tables = carray(pointer(task[TABLES]), num_coefficients, dtype)
-        work = carray(pointer(task[WORK] + thread * task[WORK_BYTES]), num_coefficients, dtype)
-        cells = carray(pointer(task[CELL_WORK] + thread * task[CELL_BYTES]), num_coefficients, np.int64)
-        gradient = carray(pointer(task[GRADIENTS] + thread * task[GRADIENT_BYTES]), num_coefficients, dtype)
+        work = carray(pointer(task[WORK] + slot * task[WORK_BYTES]), num_coefficients, dtype)
+        cells = carray(pointer(task[CELL_WORK] + slot * task[CELL_BYTES]), num_coefficients, np.int64)
+        gradient = carray(pointer(task[GRADIENTS] + portion * task[GRADIENT_BYTES]), num_coefficients, dtype)
         losses = carray(pointer(task[LOSSES]), num_coefficients, np.float64)
-        status = carray(pointer(task[STATUS] + thread * 8), 1, np.int64)
+        status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
         backwards = task[GRADIENTS] != 0
         inputs_from = 0 if task[POINT_GRADIENTS] != 0 else 1
         slopes_from = inputs_from if backwards else len(layers)
@@ -109,7 +109,7 @@ def make_sweep(marker, dtype):
             for i in range(num_coefficients):
                 write(gradient, i, 0.0)
         loss = 0.0
-        first, last = share(thread, task[THREADS], total_samples, block)
+        first, last = share(portion, task[PARTS], total_samples, block)
         for begin in range(first, last, block):
             samples = min(block, last - begin)
             copy(x, begin * num_inputs, work, 0, samples * num_inputs)
@@ -132,16 +132,6 @@ def make_sweep(marker, dtype):
                     backward(layers, theta, work, cells, samples, block, inputs_from, gradient, start, stride, marker)
             if task[POINT_GRADIENTS] != 0:
                 copy(work, layers[0, ADJOINT_SLOT], point_gradients, begin * num_inputs, samples * num_inputs)
-        write(losses, thread, loss)
+        write(losses, portion, loss)
 
     return sweep
-
-
-@njit(cache=True, parallel=True)
-def run(function, task, threads):
-    """Run a kernel once for every thread number, in parallel."""
-    if threads == 1:
-        call(function, 0, task)
-        return
-    for thread in prange(threads):
-        call(function, np.int64(thread), task)

@@ -1,4 +1,4 @@
-"""Tasks: how Python hands a call to the compiled kernels, and on how many threads it runs."""
+"""Tasks: how Python hands a call to the compiled kernels, and in how many parts and threads it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import torch
 
 from kanmg.errors import DomainError
-from kanmg.evaluators import kernels
-from kanmg.evaluators.sweep import run
+from kanmg.evaluators import kernels, pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,22 +21,29 @@ if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.evaluators.plan import Plan
 
-__all__ = ["Task", "compiled", "lock", "num_threads"]
+__all__ = ["Task", "compiled", "num_parts"]
 
 _logger = logging.getLogger("kanmg")
 
-lock = threading.RLock()
-"""One Python thread at a time: workspaces belong to an evaluator, and Numba's portable thread pool aborts the process
-when two threads enter it at once."""
+# Multiply-adds. A part of fewer is over before another thread has noticed it.
+_WORK_PER_PART = 100_000
 
-# Below this many multiply-adds per thread, waking another thread costs more than it saves.
-_WORK_PER_THREAD = 100_000
+# Multiply-adds per entry of a part's own gradient, which has to be cleared and added to the others.
+_WORK_PER_ENTRY = 128
 
 
-def num_threads(multiply_adds: float) -> int:
-    """Count the threads for so much work: at most `torch.get_num_threads()`."""
-    most = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
-    return max(1, min(most, int(multiply_adds) // _WORK_PER_THREAD))
+def num_parts(multiply_adds: float, gradient_size: int) -> int:
+    """Count the parts of a call: a power of two, so that threads have equal shares, and whatever the number of threads.
+
+    Parameters
+    ----------
+    multiply_adds : float
+        Of the whole call.
+    gradient_size : int
+        Entries of the gradient that every part sums up for itself; 0 if there is none.
+    """
+    most = min(multiply_adds / _WORK_PER_PART, multiply_adds / (_WORK_PER_ENTRY * max(gradient_size, 1)))
+    return min(pool.MAX_PARTS, 1 << max(0, int(most).bit_length() - 1))
 
 
 @cache
@@ -62,45 +67,49 @@ def _announced(what: str) -> Iterator[None]:
 
 
 class Task:
-    """The workspaces of so many threads, and the array through which a kernel finds them and everything else."""
+    """The workspaces of an evaluator, and the array through which a kernel finds them and everything else.
 
-    def __init__(self, plan: Plan, dtype: np.dtype[Any], threads: int) -> None:
-        self._threads = threads
-        self.fields = np.zeros(kernels.NUM_TASK_FIELDS, np.int64)
-        self.address = _address(self.fields)
+    One call at a time: whoever fills a task holds its `lock` until the results have been fetched.
+    """
+
+    def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
+        self.lock = threading.RLock()
         self.nothing = np.zeros(0, dtype)
+        self._plan, self._dtype = plan, dtype
+        self._fields = np.zeros(kernels.NUM_TASK_FIELDS, np.int64)
+        self._address = _address(self._fields)
+        self._parts = 1
         self._theta = np.zeros(plan.num_coefficients, dtype)
         self._positions = slice(None) if plan.padding is None else plan.padding.positions
-        self._gradients = np.zeros((threads, plan.num_coefficients), dtype)
-        self._gradients_address = _address(self._gradients)
+        self._gradients = np.zeros((0, plan.num_coefficients), dtype)
         self._known: dict[int, tuple[weakref.ref[Array], int]] = {}
-        self._losses = np.zeros(threads)
-        self._status = np.zeros(threads, np.int64)
-        # The kernels know arrays by their addresses alone: whatever they use is kept alive here.
-        self._kept = (
-            plan.layers, plan.tables, np.zeros((threads, plan.work_size), dtype),
-            np.zeros((threads, plan.cells_size), np.int64),
-        )  # fmt: skip
-        static = (kernels.LAYERS, kernels.TABLES, kernels.WORK, kernels.CELL_WORK)
-        for field, array in zip(static, self._kept, strict=True):
-            self.fields[field] = _address(array)
-        self.fields[kernels.THETA] = _address(self._theta)
-        self.fields[kernels.LOSSES] = _address(self._losses)
-        self.fields[kernels.STATUS] = _address(self._status)
-        self.fields[kernels.WORK_BYTES] = plan.work_size * dtype.itemsize
-        self.fields[kernels.CELL_BYTES] = plan.cells_size * 8
-        self.fields[kernels.BLOCK] = plan.block
-        self.fields[kernels.THREADS] = threads
-        self.fields[kernels.NUM_LAYERS] = len(plan.layers)
-        self.fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
+        self._losses = np.zeros(pool.MAX_PARTS)
+        self._status = np.zeros(pool.MAX_PARTS, np.int64)
+        self._threads = 0
+        self._work, self._cells = np.zeros((0, 0), dtype), np.zeros((0, 0), np.int64)
+        static = {
+            kernels.LAYERS: plan.layers,
+            kernels.TABLES: plan.tables,
+            kernels.THETA: self._theta,
+            kernels.LOSSES: self._losses,
+            kernels.STATUS: self._status,
+        }
+        for field, array in static.items():
+            self._fields[field] = _address(array)
+        self._fields[kernels.WORK_BYTES] = plan.work_size * dtype.itemsize
+        self._fields[kernels.CELL_BYTES] = plan.cells_size * 8
+        self._fields[kernels.BLOCK] = plan.block
+        self._fields[kernels.NUM_LAYERS] = len(plan.layers)
+        self._fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
 
-    def fill(self, x: Array, fields: dict[int, Array]) -> None:
-        """Write down one call: contiguous points, and the arrays that not every task has."""
-        self.fields[: kernels.NUM_VARIABLE] = 0
-        self.fields[kernels.POINTS] = self._known_address(kernels.POINTS, x)
-        self.fields[kernels.SAMPLES] = len(x)
+    def fill(self, x: Array, fields: dict[int, Array], parts: int) -> None:
+        """Write down one call: contiguous points, the arrays that not every task has, and the number of parts."""
+        self._fields[: kernels.NUM_VARIABLE] = 0
+        self._fields[kernels.POINTS] = self._known_address(kernels.POINTS, x)
+        self._fields[kernels.SAMPLES] = len(x)
+        self._fields[kernels.PARTS] = self._parts = parts
         for field, array in fields.items():
-            self.fields[field] = self._known_address(field, array)
+            self._fields[field] = self._known_address(field, array)
 
     def set_coefficients(self, theta: Array) -> None:
         """Copy the coefficients to where the kernels look for them."""
@@ -108,20 +117,21 @@ class Task:
 
     def want_gradient(self) -> None:
         """Ask for the gradient of this call."""
-        self.fields[kernels.GRADIENTS] = self._gradients_address
-        self.fields[kernels.GRADIENT_BYTES] = self._gradients.strides[0]
+        if len(self._gradients) < self._parts:
+            self._gradients = np.zeros((self._parts, self._plan.num_coefficients), self._dtype)
+        self._fields[kernels.GRADIENTS] = self._known_address(kernels.GRADIENTS, self._gradients)
+        self._fields[kernels.GRADIENT_BYTES] = self._gradients.strides[0]
 
     def run(self, kernel: int) -> None:
-        """Run a kernel on all threads."""
-        before = numba.get_num_threads() if self._threads > 1 else self._threads
-        if before == self._threads:
-            run(kernel, self.address, self._threads)
-            return
-        numba.set_num_threads(self._threads)
-        try:
-            run(kernel, self.address, self._threads)
-        finally:
-            numba.set_num_threads(before)
+        """Run a kernel for all parts, on at most `torch.get_num_threads()` threads."""
+        threads = min(torch.get_num_threads(), self._parts)
+        if threads > self._threads:
+            self._threads = threads
+            self._work = np.zeros((threads, self._plan.work_size), self._dtype)
+            self._cells = np.zeros((threads, self._plan.cells_size), np.int64)
+            self._fields[kernels.WORK] = _address(self._work)
+            self._fields[kernels.CELL_WORK] = _address(self._cells)
+        pool.run(kernel, self._address, self._parts, threads)
 
     def _known_address(self, field: int, array: Array) -> int:
         """Address of an array that is often the one of the call before; asking NumPy takes two microseconds."""
@@ -133,15 +143,13 @@ class Task:
         return address
 
     def loss(self) -> float:
-        """Squared error of all threads, added in their order."""
-        return float(sum(self._losses.tolist()))
+        """Squared error of all parts, added in their order."""
+        return float(sum(self._losses[: self._parts].tolist()))
 
     def gradient(self) -> Array:
-        """Gradients of all threads, added in their order."""
+        """Gradients of all parts, added in their order."""
         result: Array = self._gradients[0].copy()
-        for row in self._gradients[1:]:
-            result += row
-        return result
+        return result if self._parts == 1 else np.add.reduce(self._gradients[: self._parts], axis=0, out=result)
 
     def check_status(self) -> None:
         """Raise for a layer that met a value outside its interval where the policy is `error`."""

@@ -64,6 +64,20 @@ def test_equal_calls_give_equal_bits_and_threads_change_only_rounding(make):
     assert np.abs(gradient - gradients[0]).max() <= 1e-12 * np.abs(gradient).max()
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("num_samples", [7, 1000, 5000, 40_000])
+def test_kernels_give_the_same_bits_on_any_number_of_threads(num_samples):
+    net = network()
+    x, y = data(num_samples)
+    evaluator = CPUEvaluator(net, "float64")
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        loss, gradient = evaluator.squared_error(coefficients(net), x, y)
+        results.append((loss, gradient.tobytes(), evaluator.value(coefficients(net), x).tobytes()))
+    assert results.count(results[0]) == len(results)
+
+
 def test_read_only_and_strided_arrays_are_taken_as_they_are():
     net = network()
     x, y = data(3000)
@@ -120,6 +134,25 @@ def test_python_threads_may_share_an_evaluator():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_python_threads_may_compute_at_the_same_time():
+    net = network()
+    x, y = data(5000)
+    evaluators = [CPUEvaluator(net, "float64") for _ in range(4)]
+    expected = evaluators[0].squared_error(coefficients(net), x, y)
+    losses = []
+
+    def work(evaluator):
+        losses.extend(evaluator.squared_error(coefficients(net), x, y)[0] for _ in range(50))
+
+    threads = [threading.Thread(target=work, args=(evaluator,)) for evaluator in evaluators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert losses == [expected[0]] * 200
 
 
 def test_nan_goes_through_instead_of_stopping_at_the_end_of_an_interval():
