@@ -5,8 +5,8 @@ cubic, 5 cells on the coarsest of 4 levels, hidden values clamped to their inter
 iterations. Seed s draws the samples and the initial coefficients. Errors: mean squared error on 10,000 unseen points.
 
 one start      {32, 16, 8, 4} epochs on the levels, all samples: the paper's multilevel schedule
-eight starts   on the coarsest level with an eighth of the samples, 32 epochs each; the one of the lowest training loss
-               goes on with {16, 8, 20} epochs on a quarter, a half and all of them: as much work as the one start
+eight starts   on the coarsest level with an eighth of the samples, 32 epochs each; the one of the lowest loss on
+               all of them goes on with {16, 8, 20} epochs on a quarter, a half and all: as much work as the one start
 coarse, fine   one level alone: for the work of the one start; (fine) in four starts for the same work together, of
                which the one of the lowest training loss counts; for the epochs of the paper
 """
@@ -24,7 +24,7 @@ import kanmg
 from kanmg import gallery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ITERATIONS_PER_EPOCH = 20
 MULTILEVEL, REFINED, COARSE_EPOCHS, FINE_EPOCHS = (32, 16, 8, 4), (0, 16, 8, 20), 128, 16
@@ -44,19 +44,13 @@ class Run(NamedTuple):
 
 def multilevel(model: gallery.ModelProblem, seed: int) -> Run:
     """Run the paper's schedule."""
-    return _run(model, [_solve(model, model.hierarchy(), MULTILEVEL, seed=seed)])
+    return _run(model, [_solve(model, model.hierarchy(), MULTILEVEL, seed)])
 
 
 def eight_starts(model: gallery.ModelProblem, seed: int) -> Run:
     """Choose among several starts on the coarsest level, where few samples do."""
-    hierarchy = model.hierarchy()
-    coarse, few = kanmg.Hierarchy([hierarchy[0].network]), model.problem.subset(COARSE_FRACTION**3)
-    starts = [
-        _solve(model, coarse, MULTILEVEL[:1], problem=few, seed=STARTS * seed + number) for number in range(STARTS)
-    ]
-    best = min(starts, key=lambda start: start.loss)
-    refined = _solve(model, hierarchy, REFINED, fraction=COARSE_FRACTION, initial=best.coefficients)
-    return _run(model, [*starts, refined], [few.num_samples / model.problem.num_samples] * STARTS + [1.0])
+    starts = kanmg.Starts(STARTS, steps=ITERATIONS_PER_EPOCH * MULTILEVEL[0], fraction=COARSE_FRACTION**3)
+    return _run(model, [_solve(model, model.hierarchy(), REFINED, seed, fraction=COARSE_FRACTION, starts=starts)])
 
 
 def single_level(model: gallery.ModelProblem, level: int, seed: int, work: float, num_starts: int = 1) -> Run:
@@ -69,37 +63,34 @@ def single_level(model: gallery.ModelProblem, level: int, seed: int, work: float
 
     epochs = (int(work),)
     seeds = range(num_starts * seed, num_starts * (seed + 1))
-    return _run(model, [_solve(model, hierarchy, epochs, seed=start, callback=stop) for start in seeds])
+    return _run(model, [_solve(model, hierarchy, epochs, start, callback=stop) for start in seeds])
 
 
 def paper_epochs(model: gallery.ModelProblem, level: int, epochs: int, seed: int) -> Run:
     """Spend the epochs of the paper on one level."""
     hierarchy = kanmg.Hierarchy([model.hierarchy()[level].network])
-    return _run(model, [_solve(model, hierarchy, (epochs,), seed=seed)])
+    return _run(model, [_solve(model, hierarchy, (epochs,), seed)])
 
 
 def _solve(
     model: gallery.ModelProblem,
     hierarchy: kanmg.Hierarchy,
     epochs: Sequence[int],
+    seed: int,
     *,
-    problem: kanmg.Problem | None = None,
     fraction: float = 1.0,
-    **options,
+    starts: int | kanmg.Starts = 1,
+    callback: Callable[[kanmg.Record], object] | None = None,
 ) -> kanmg.Solution:
     steps = tuple(ITERATIONS_PER_EPOCH * number for number in epochs)
-    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=steps, coarse_fraction=fraction)
-    return kanmg.solve(problem or model.problem, hierarchy, method=method, progress=False, **options)
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=steps, coarse_fraction=fraction, starts=starts)
+    return kanmg.solve(model.problem, hierarchy, method=method, seed=seed, callback=callback, progress=False)
 
 
-def _run(model: gallery.ModelProblem, solutions: list[kanmg.Solution], fractions: Sequence[float] = ()) -> Run:
-    """Sum up the costs; the solution is the last one refined, or the one of the lowest loss."""
-    weights = fractions or [1.0] * len(solutions)
-    work = sum(
-        weight * solution.work_units * _unit(model, solution.hierarchy)
-        for weight, solution in zip(weights, solutions, strict=True)
-    )
-    best = solutions[-1] if fractions else min(solutions, key=lambda solution: solution.loss)
+def _run(model: gallery.ModelProblem, solutions: list[kanmg.Solution]) -> Run:
+    """Sum up the costs; the solution is the one of the lowest loss."""
+    work = sum(solution.work_units * _unit(model, solution.hierarchy) for solution in solutions)
+    best = min(solutions, key=lambda solution: solution.loss)
     return Run(model.mean_squared_error(best), work, sum(solution.seconds for solution in solutions))
 
 

@@ -5,7 +5,6 @@ Prints the hierarchies, what every level cost, and errors on unseen points; draw
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import kanmg
@@ -13,7 +12,6 @@ from kanmg import gallery
 from kanmg.errors import MissingDependencyError
 
 FIGURE = Path("figures") / "demo.png"
-STARTS = 8
 
 
 def main() -> dict[str, float]:
@@ -45,19 +43,9 @@ def train_ml1() -> tuple[dict[str, float], dict[str, kanmg.Solution]]:
 
 def train_multilevel(model: gallery.ModelProblem, hierarchy: kanmg.Hierarchy) -> kanmg.Solution:
     """Train several starts on the coarsest level, where an eighth of the samples do, and refine the best of them."""
-    few, coarsest = model.problem.subset(1 / 8), kanmg.Hierarchy([hierarchy[0].network])
-    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=640)
-    starts = [kanmg.solve(few, coarsest, method=method, seed=seed) for seed in range(STARTS)]
-    best = min(starts, key=lambda start: start.loss)
-    print(f"{STARTS} starts on the coarsest level: losses from {best.loss:.1e} to {max(s.loss for s in starts):.1e}\n")
-
-    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=(0, 320, 160, 400), coarse_fraction=0.5)
-    refined = kanmg.solve(model.problem, hierarchy, method=method, initial=best.coefficients)
-
-    spent = sum(start.work_units for start in starts) / 8
-    history = [record._replace(work_units=record.work_units / 8) for record in best.history]
-    history += [record._replace(work_units=record.work_units + spent) for record in refined.history]
-    return replace(refined, history=kanmg.History(history), work_units=refined.work_units + spent)
+    starts = kanmg.Starts(8, steps=640, fraction=1 / 8)
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=(0, 320, 160, 400), coarse_fraction=0.5, starts=starts)
+    return kanmg.solve(model.problem, hierarchy, method=method)
 
 
 def train_one_level(model: gallery.ModelProblem, level: kanmg.Level, budget: float) -> kanmg.Solution:

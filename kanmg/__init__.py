@@ -44,6 +44,7 @@ from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
+from kanmg.starts import Starts
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ __all__ = [
     "Smoother",
     "Solution",
     "Spline",
+    "Starts",
     "Status",
     "StepRecord",
     "TorchOptimizer",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kanmg.errors import CheckpointError
 from kanmg.monitor import Candidate
 from kanmg.program import Smooth
-from kanmg.stack import Correction, Frame, Known
+from kanmg.stack import Correction, Frame, Known, Start
 from kanmg.storage import describe, read_file, write_file
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Checkpoint:
 
 def _known_classes(program: Program) -> dict[str, type]:
     """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
-    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known)}
+    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known, Start)}
     modules: Iterable[str] = {
         type(instruction.smoother).__module__
         for instruction in program.prologue + program.cycle

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 import numpy as np
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.program import Ascend, Descend, Instruction, Program, Prolong, Smooth, Variant
+from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Program, Prolong, Smooth, Variant
 from kanmg.smoothers.base import Smoother
 from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.starts import Starts, as_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized
@@ -35,14 +36,14 @@ class Cycle(ABC):
     """
 
     @abstractmethod
-    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+    def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         """Write the program for a hierarchy.
 
         Parameters
         ----------
         hierarchy : Hierarchy
-        start : int, default 0
-            Level of the initial coefficients.
+        start : int, optional
+            Level of the initial coefficients, if they are given; by default they are drawn on the coarsest level.
 
         Returns
         -------
@@ -68,6 +69,9 @@ class NestedIteration(Cycle):
     coarse_fraction : float or tuple of float, default 1.0
         Part of the samples that coarse levels see: each level that fraction of the samples of the level above it, or
         one fraction of all samples per level, coarsest first.
+    starts : int or Starts, default 1
+        How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
+        there is nothing to draw, and one start whatever is said here.
 
     Notes
     -----
@@ -88,15 +92,17 @@ class NestedIteration(Cycle):
     smoother: Smoother[Any] = field(default_factory=LBFGS)
     steps: Steps = 100
     coarse_fraction: float | tuple[float, ...] = 1.0
+    starts: int | Starts = 1
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother")
         _check_steps(self, "steps")
         _check_fraction(self)
+        _check_starts(self)
 
-    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+    def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        plan = _Plan(self.smoother, self.smoother, steps, (0,) * len(steps), gamma=0, climbs=1)
+        plan = _Plan(self.smoother, self.smoother, steps, (0,) * len(steps), _starts(self), gamma=0, climbs=1)
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
 
@@ -126,6 +132,9 @@ class VCycle(Cycle):
         one fraction of all samples per level, coarsest first.
     coarse_smoother : Smoother, optional
         What smooths on the coarsest level. Default: `smoother`.
+    starts : int or Starts, default 1
+        How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
+        there is nothing to draw, and one start whatever is said here.
 
     Notes
     -----
@@ -162,14 +171,16 @@ class VCycle(Cycle):
     variant: Variant = "galerkin"
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
+    starts: int | Starts = 1
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother", "coarse_smoother")
         _check_steps(self, "pre_steps", "post_steps")
         _check_fraction(self)
         _check_correction(self)
+        _check_starts(self)
 
-    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+    def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
         return plan.program(start, 20, _fractions(self, len(hierarchy)))
 
@@ -190,7 +201,7 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother
+    gamma, variant, coarse_fraction, coarse_smoother, starts
         As for `VCycle`.
 
     Examples
@@ -210,6 +221,7 @@ class FullMultigrid(Cycle):
     variant: Variant = "galerkin"
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
+    starts: int | Starts = 1
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother", "coarse_smoother")
@@ -220,8 +232,9 @@ class FullMultigrid(Cycle):
         _check_count(self, "cycles_per_level", minimum=1)
         _check_fraction(self)
         _check_correction(self)
+        _check_starts(self)
 
-    def program(self, hierarchy: Sized, start: int = 0) -> Program:
+    def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
         post_steps = self.steps if self.post_steps is None else self.post_steps
         plan = _correction_plan(self, pre_steps, post_steps, len(hierarchy), climbs=self.cycles_per_level)
@@ -239,22 +252,30 @@ class _Plan:
     coarse_smoother: Smoother[Any]
     pre_steps: tuple[int, ...]
     post_steps: tuple[int, ...]
+    starts: Starts
     gamma: int
     climbs: int
     variant: Variant = "galerkin"
 
-    def program(self, start: int, num_cycles: int, fractions: tuple[float, ...]) -> Program:
+    def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
-        finest = len(self.pre_steps) - 1
+        finest, start = len(self.pre_steps) - 1, given or 0
         if not 0 <= start <= finest:
             raise KanmgValueError(
                 f"`start={start}` is no level of a hierarchy with {finest + 1} levels (0 to {finest})."
             )
-        prologue: list[Instruction] = []
+        prologue = list(self.draw()) if given is None and self.starts.number > 1 else []
         for level in range(start, finest):
             prologue += self.climbs * list(self.visit(level))
             prologue.append(Prolong(level))
         return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions)
+
+    def draw(self) -> Iterator[Instruction]:
+        """Try several starts on the coarsest level."""
+        for number in range(self.starts.number):
+            yield Draw(0, number, self.starts.fraction)
+            yield from self.smooth(0, self.starts.steps)
+            yield Choose(0)
 
     def visit(self, level: int) -> Iterator[Instruction]:
         """One cycle on a level: the only recursion there is."""
@@ -280,6 +301,7 @@ def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num
         cycle.coarse_smoother or cycle.smoother,
         (cycle.coarse_steps, *_per_level(cycle, "pre_steps", num_levels - 1, pre)),
         (0, *_per_level(cycle, "post_steps", num_levels - 1, post)),
+        _starts(cycle),
         gamma=cycle.gamma,
         climbs=climbs,
         variant=cycle.variant,
@@ -311,6 +333,10 @@ def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
             f"has {num_levels} levels. Pass a tuple of {num_levels}, coarsest first, or one number."
         )
     return fraction
+
+
+def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
+    return as_starts(type(cycle).__name__, cycle.starts)
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -367,6 +393,11 @@ def _check_fraction(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
             raise KanmgValueError(
                 f"`{type(cycle).__name__}` got `coarse_fraction={fractions}`. Fractions must be positive and at most 1."
             )
+
+
+def _check_starts(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
+    """Refuse numbers of starts that make no sense, and make `Starts` of a number."""
+    object.__setattr__(cycle, "starts", _starts(cycle))
 
 
 def _check_correction(cycle: VCycle | FullMultigrid) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,12 @@ def solve(
         `NestedIteration`, `VCycle` or `FullMultigrid`; by default `kanmg.default_method(problem, hierarchy)`.
     initial : ndarray or Tensor, shape (num_coefficients,), optional
         Initial coefficients of any level; their number tells which. By default nearly linear functions are drawn on the
-        coarsest level.
+        coarsest level. Where they are given there is nothing to choose from: one start, whatever the method's `starts`.
     seed : int, default 0
-        Of the initial coefficients.
+        Of the initial coefficients, those of further starts included.
     rtol, atol : float, optional
-        The run has converged when the loss on the finest level is at most `max(atol, rtol * initial loss)`.
+        The run has converged when the loss on the finest level is at most `max(atol, rtol * initial loss)`. Of several
+        starts the first one's initial loss counts.
     max_cycles : int, optional
         How often the part of the method that begins and ends on the finest level is repeated: the cycles of `VCycle`
         (default 20), those of `FullMultigrid` on the finest level, the smoothing of `NestedIteration` there (default
@@ -139,8 +141,9 @@ def solve(
     run = Run(
         problem,
         hierarchy,
-        chosen.program(hierarchy, level),
+        chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level),
         theta,
+        draw=functools.partial(_draw, problem, hierarchy, seed) if initial is None else None,
         rtol=rtol,
         atol=atol,
         max_cycles=max_cycles,
@@ -206,8 +209,7 @@ def _choose_method(problem: Problem) -> tuple[Cycle, str]:
 def _initial_coefficients(problem: Problem, hierarchy: Hierarchy, initial: Any, seed: int) -> tuple[int, Array]:
     """Return the level to start on and the coefficients to start with."""
     if initial is None:
-        theta = initial_coefficients(hierarchy[0].network, problem.training_inputs(), seed=seed)
-        return 0, theta.astype(hierarchy.dtype)
+        return 0, _draw(problem, hierarchy, seed, 0, 0)
     theta = np.array(as_array(initial, "initial"))
     check_dtype(theta, hierarchy.dtype, "initial")
     sizes = {level.index: level.network.num_coefficients for level in hierarchy}
@@ -220,6 +222,14 @@ def _initial_coefficients(problem: Problem, hierarchy: Hierarchy, initial: Any, 
         )
     check_finite(theta, "initial")
     return fitting[0], theta
+
+
+def _draw(problem: Problem, hierarchy: Hierarchy, seed: int, level: int, number: int) -> Array:
+    """Draw the initial coefficients of one of several starts."""
+    # A spawn key, unlike a sequence of seeds, collides with no other seed.
+    sequence = np.random.SeedSequence(seed, spawn_key=(number,) if number else ())
+    theta = initial_coefficients(hierarchy[level].network, problem.training_inputs(), seed=sequence)
+    return theta.astype(hierarchy.dtype)
 
 
 def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["History", "Record", "RecordEvent", "Status"]
 
-RecordEvent: TypeAlias = Literal["start", "smooth", "prolong", "correct"]
+RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "prolong", "correct"]
 
 
 class Status(Enum):
@@ -88,7 +88,8 @@ class Record(NamedTuple):
         Smoothing steps so far.
     loss : float
         What the level minimises: the training loss on its samples; with mini-batches, of one batch; on a level that
-        computes a correction, shifted so that it begins with the level's own. NaN where it was not evaluated.
+        computes a correction, shifted so that it begins with the level's own. NaN where it was not evaluated. "choose"
+        tells the loss of one of several starts on all samples; NaN if it was passed over.
     gradient_norm : float
         Euclidean norm of the gradient at the same coefficients, or NaN.
     work_units : float
@@ -100,7 +101,8 @@ class Record(NamedTuple):
         Loss on held-back data, where it was evaluated, else NaN.
     step_size : float
         Of the smoother, or of the line search along a correction: 0 if that was rejected; NaN if there was none.
-    event : {"start", "smooth", "prolong", "correct"}
+    event : {"start", "smooth", "choose", "prolong", "correct"}
+        Each of several starts begins with "start" and ends with "choose".
     """
 
     cycle: int
@@ -168,6 +170,16 @@ class History(Sequence[Record]):
         index = Record._fields.index(name)
         return np.array([record[index] for record in self._records])
 
+    @property
+    def starts(self) -> Array:
+        """Losses of the starts that were compared, on all samples; empty if there was but one, NaN if passed over.
+
+        Returns
+        -------
+        ndarray, shape (number of starts,)
+        """
+        return np.array([record.loss for record in self._records if record.event == "choose"])
+
     def columns(self) -> dict[str, Any]:
         """Return all attributes as arrays, for storage; the events as one string."""
         arrays = {name: self.column(name) for name in Record._fields[:-1]}
@@ -191,13 +203,17 @@ class History(Sequence[Record]):
 
     def _line(self, level: int) -> str:
         """Sum up the records of one level; what happened since the record before counts as the later one's."""
-        steps, work, seconds, last = 0, 0.0, 0.0, None
+        steps, work, seconds = 0, 0.0, 0.0
+        last: Record | None = None
+        best: Record | None = None
         for index, record in enumerate(self._records):
             if record.level == level:
                 before = self._records[index - 1] if index else None
                 steps += record.event == "smooth"
                 work += record.work_units - (before.work_units if before else 0.0)
                 seconds += record.seconds - (before.seconds if before else 0.0)
-                last = last if math.isnan(record.loss) else record
+                if record.event == "choose":
+                    best = record if best is None or not record.loss >= best.loss else best
+                last = best if record.event == "choose" else last if math.isnan(record.loss) else record
         numbers = f"{last.loss:9.3e}  {last.gradient_norm:10.2e}" if last else f"{'-':>9}  {'-':>10}"
         return f"{level:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"

@@ -22,7 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 _MAX_SAMPLES = 4096
 
 
-def initial_coefficients(network: Network, x: Array, *, seed: int, noise: float = 0.1, fill: float = 0.9) -> FloatArray:
+def initial_coefficients(
+    network: Network, x: Array, *, seed: int | np.random.SeedSequence, noise: float = 0.1, fill: float = 0.9
+) -> FloatArray:
     """Draw coefficients of nearly linear splines, scaled so that every hidden value fills its interval.
 
     Hidden values lie inside the next layer's interval on the training inputs. The same arguments give the same bits.
@@ -32,7 +34,7 @@ def initial_coefficients(network: Network, x: Array, *, seed: int, noise: float 
     network : Network
     x : ndarray, shape (N, num_inputs)
         Training inputs; at most 4096 of them, equally spaced rows, are looked at.
-    seed : int
+    seed : int or numpy.random.SeedSequence
         Of NumPy's default generator.
     noise : float, default 0.1
         Standard deviation of the noise added to the coefficients of functions that vary between -s and s over their

@@ -6,12 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kanmg.errors import KanmgValueError
-from kanmg.program import Descend, Instruction, Program, Prolong, Smooth
+from kanmg.program import Choose, Descend, Draw, Instruction, Program, Prolong, Smooth
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
-from kanmg.stack import Correction, Frame, Known, Remembering, Stack
+from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
     from kanmg.problems.base import Problem
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind", "Machine"]
 
-EventKind: TypeAlias = Literal["start", "smooth", "prolong", "correct"]
+EventKind: TypeAlias = Literal["start", "smooth", "choose", "prolong", "correct"]
 
 # A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
 MAX_TRIALS = 5
@@ -30,12 +32,15 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    kind : {"start", "smooth", "prolong", "correct"}
+    kind : {"start", "smooth", "choose", "prolong", "correct"}
     level : int
     theta : ndarray
         The coefficients at which `loss` and `gradient_norm` were evaluated.
     loss, gradient_norm, step_size : float
         NaN where unknown.
+    fraction : float or None
+        Part of the samples that `loss` was evaluated on, if the event belongs to one of several starts, of which the
+        best has not been chosen yet.
     """
 
     kind: EventKind
@@ -44,6 +49,7 @@ class Event(NamedTuple):
     loss: float
     gradient_norm: float = math.nan
     step_size: float = math.nan
+    fraction: float | None = None
 
 
 class Machine:
@@ -58,6 +64,8 @@ class Machine:
     program : Program
     theta : ndarray
         Initial coefficients, of level `program.start`.
+    draw : callable, optional
+        `draw(level, number)` returns the coefficients that another start begins with.
 
     Attributes
     ----------
@@ -80,8 +88,18 @@ class Machine:
     see.
     """
 
-    def __init__(self, problem: Problem, hierarchy: Hierarchy, program: Program, theta: Array) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        hierarchy: Hierarchy,
+        program: Program,
+        theta: Array,
+        draw: Callable[[int, int], Array] | None = None,
+    ) -> None:
         self._program = program
+        self._initial, self._drawn = theta, draw
+        self._best: Start | None = None
+        self._is_passed_over = False
         self._transfers = hierarchy.transfers
         self._stack = Stack(problem, hierarchy, program.fractions)
         self._stack.put(program.start, Frame(theta))
@@ -111,6 +129,16 @@ class Machine:
     def loss(self) -> float:
         """Loss at `theta` from all samples; evaluated unless it is known."""
         return self._stack.loss(self.top)
+
+    @property
+    def is_choosing(self) -> bool:
+        """Whether `theta` belongs to one of several starts, of which the best has not been chosen yet."""
+        return self._stack[self.top].fraction is not None
+
+    @property
+    def has_other_start(self) -> bool:
+        """Whether there is a start to go on with if the one at hand fails: a finished one, or one not drawn yet."""
+        return self._best is not None or any(isinstance(following, Draw) for following in self.block[self.index :])
 
     @property
     def knows_loss(self) -> bool:
@@ -144,6 +172,8 @@ class Machine:
 
     def start(self) -> Event:
         """Evaluate the initial coefficients."""
+        if self.block and isinstance(self.block[0], Draw):
+            return self._draw(self.block[0])
         if self._begins_with_gradient(self.top):
             return self._event("start", self.top)
         return Event("start", self.top, self.theta, self.loss)
@@ -166,6 +196,10 @@ class Machine:
         if isinstance(instruction, Descend):
             self._descend(instruction.level, instruction.variant)
             return None
+        if isinstance(instruction, Draw):
+            return self._draw(instruction)
+        if isinstance(instruction, Choose):
+            return self._choose(instruction.level)
         return self._ascend(instruction.level)
 
     def _smooth(self, instruction: Smooth) -> Event:
@@ -192,7 +226,7 @@ class Machine:
         if self.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
-        return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size)
+        return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size, frame.fraction)
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
         """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
@@ -213,6 +247,47 @@ class Machine:
         if self._begins_with_gradient(self.top):
             return self._event("prolong", self.top)
         return Event("prolong", self.top, theta, math.nan)
+
+    # --------------------------------------------------------------------------------------------------- several starts
+
+    def _draw(self, instruction: Draw) -> Event:
+        """Begin one of several starts; the loss of others than the first is evaluated only if a smoother uses it."""
+        level, number, theta = instruction.level, instruction.number, self._initial
+        if number > 0:
+            if self._drawn is None:
+                raise KanmgValueError(
+                    f"the method's program draws start {number}, but `initial` was given. Write `Draw` only if "
+                    "`program(hierarchy, start)` is called without `start`."
+                )
+            theta = self._drawn(level, number)
+        self._stack.put(level, Frame(theta, fraction=instruction.fraction))
+        self._next()
+        if self._begins_with_gradient(level):
+            return self._event("start", level)
+        loss = self._stack.loss(level) if number == 0 else math.nan
+        return Event("start", level, theta, loss, fraction=instruction.fraction)
+
+    def _choose(self, level: int) -> Event:
+        """Compare a start with the best one before; what follows begins as a run from the better one's coefficients."""
+        theta, loss, gradient_norm = self._stack[level].theta, math.nan, math.nan
+        if not self._is_passed_over:
+            start = self._stack.start(level)
+            loss = start.loss
+            if start.known is not None and self._stack.sees_all(level):
+                gradient_norm = norm(start.known.gradient)
+            if loss < (math.inf if self._best is None else self._best.loss):
+                self._best = start
+        if self._best is not None:
+            self._stack.put(level, Frame(self._best.theta, known=self._best.known))
+        self.batch, self.stalled, self._is_passed_over = 0, False, False
+        self._next()
+        return Event("choose", level, theta, loss, gradient_norm, fraction=1.0)
+
+    def pass_over(self) -> None:
+        """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
+        self._is_passed_over = True
+        while not isinstance(self.block[self.index], Choose):
+            self._next()
 
     # ------------------------------------------------------------------------------------------------------ corrections
 
@@ -282,8 +357,8 @@ class Machine:
 
     def _event(self, kind: EventKind, level: int, *, step_size: float = math.nan) -> Event:
         """Report loss and gradient norm of a level's coefficients."""
-        known = self._stack.known(level)
-        return Event(kind, level, self._stack[level].theta, known.loss, norm(known.gradient), step_size)
+        known, frame = self._stack.known(level), self._stack[level]
+        return Event(kind, level, frame.theta, known.loss, norm(known.gradient), step_size, frame.fraction)
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -291,7 +366,8 @@ class Machine:
         """Everything that the rest of the run depends on: numbers, arrays, and dataclasses of them."""
         return {
             "position": (self.cycle, self.index, self.step, self.batch, self.top),
-            "flags": (self.changed, self.stalled),
+            "flags": (self.changed, self.stalled, self._is_passed_over),
+            "best": self._best,
             "frames": list(self._stack.frames),
             "work": self._stack.work,
         }
@@ -299,7 +375,8 @@ class Machine:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from where `snapshot` was taken."""
         self.cycle, self.index, self.step, self.batch, self.top = snapshot["position"]
-        self.changed, self.stalled = snapshot["flags"]
+        self.changed, self.stalled, self._is_passed_over = snapshot["flags"]
+        self._best = snapshot["best"]
         self._stack.restore(snapshot["frames"], snapshot["work"])
 
 

@@ -127,7 +127,8 @@ class Monitor:
         if self.lowest is None or event.level > self.lowest.level:
             self.lowest, self.validated = Candidate(event.theta, event.level), None
         self.is_settled = False
-        if self._fails(event):
+        self.failure = self._failure(event)
+        if self.failure is not None:
             return
         if self.has_batches:
             self.lowest = Candidate(event.theta, event.level)
@@ -136,6 +137,39 @@ class Monitor:
         self.waiting += event.level == self.finest
         if not math.isnan(validation_loss):
             self._validate(event, validation_loss, theta)
+
+    def observe_start(self, event: Event, validation_loss: float) -> Status | None:
+        """Take note of what happened to one of several starts, of which the best has not been chosen yet.
+
+        Until the first of them has been compared on all samples, the last coefficients are the best ones known, unless
+        the smoother itself sees all samples.
+
+        Parameters
+        ----------
+        event : Event
+        validation_loss : float
+            At `event.theta`; NaN where it was not evaluated.
+
+        Returns
+        -------
+        Status or None
+            Why the start is none to go on with.
+        """
+        is_first = self.lowest is None
+        if event.kind == "start" and not math.isfinite(self.initial_loss):
+            self.initial_loss = event.loss
+        if self.lowest is None:
+            self.lowest = Candidate(event.theta, event.level)
+        self.is_settled = event.kind == "choose"
+        is_evaluated = is_first or event.kind != "start" or not math.isnan(event.loss)
+        failure = self._failure(event) if is_evaluated else None
+        if failure is None and (self.is_settled or (event.fraction == 1.0 and not self.has_batches)):
+            self.consider(event.theta, event.loss)
+        elif failure is None and math.isinf(self.lowest.score):
+            self.lowest = Candidate(event.theta, event.level)
+        if not math.isnan(validation_loss):
+            self._validate(event, validation_loss, event.theta)
+        return failure
 
     def consider(self, theta: Array, loss: float) -> None:
         """Take coefficients of the highest level in use for the best, if their loss on all samples is lower."""
@@ -150,15 +184,14 @@ class Monitor:
         self.consider(theta, loss)
         self.is_settled = True
 
-    def _fails(self, event: Event) -> bool:
+    def _failure(self, event: Event) -> Status | None:
         """Look for numbers that are no numbers, and for losses out of all proportion."""
         if _is_not_finite(event):
-            self.failure = Status.NON_FINITE
-        elif (
-            event.loss > DIVERGENCE_FACTOR * self.initial_loss and event.loss > DIVERGENCE_FACTOR * self.typical_loss()
-        ):
-            self.failure = Status.DIVERGED
-        return self.failure is not None
+            return Status.NON_FINITE
+        factor = DIVERGENCE_FACTOR
+        if event.loss > factor * self.initial_loss and event.loss > factor * self.typical_loss():
+            return Status.DIVERGED
+        return None
 
     def _validate(self, event: Event, validation_loss: float, theta: Array) -> None:
         """Compare a validation loss with the best one."""
@@ -190,4 +223,4 @@ def _is_not_finite(event: Event) -> bool:
     """Whether a number that an event must tell is none; events without losses have NaN."""
     if event.kind == "smooth":
         return not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm))
-    return math.isinf(event.loss) or (event.kind == "start" and math.isnan(event.loss))
+    return math.isinf(event.loss) or (event.kind in {"start", "choose"} and math.isnan(event.loss))

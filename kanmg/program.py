@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from kanmg.smoothers.base import Smoother
 
-__all__ = ["Ascend", "Descend", "Instruction", "Program", "Prolong", "Smooth", "Variant"]
+__all__ = ["Ascend", "Choose", "Descend", "Draw", "Instruction", "Program", "Prolong", "Smooth", "Variant"]
 
 Variant: TypeAlias = Literal["tau", "galerkin"]
 """What a coarse level minimises: its own loss, shifted, or the fine level's as a function of the correction."""
@@ -45,7 +45,26 @@ class Ascend:
     level: int
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Begin one of several starts: draw its coefficients, to be smoothed on a part of the samples.
+
+    Start 0 has the initial coefficients of the run.
+    """
+
+    level: int
+    number: int
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """End a start: go on with its coefficients or those of the best start before, whichever loss is lower."""
+
+    level: int
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Run:
     program : Program
     theta : ndarray
         Initial coefficients.
+    draw : callable or None
+        As for `Machine`.
     rtol, atol, max_cycles, patience, callback, progress
         As for `kanmg.solve`.
     checkpoint : Checkpoint or None
@@ -60,6 +62,7 @@ class Run:
         program: Program,
         theta: Array,
         *,
+        draw: Callable[[int, int], Array] | None,
         rtol: float | None,
         atol: float | None,
         max_cycles: int | None,
@@ -74,7 +77,7 @@ class Run:
         self._problem = problem
         self._hierarchy = hierarchy
         self._program = program
-        self._machine = Machine(problem, hierarchy, program, theta)
+        self._machine = Machine(problem, hierarchy, program, theta, draw)
         self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss)
         self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
         self._epoch = problem.steps_per_epoch
@@ -150,9 +153,12 @@ class Run:
         if event.level == machine.top:
             if self._has_validation:
                 validation_loss = self._validation_loss(event)
-            self.monitor.observe(event, validation_loss, machine.theta)
-            if self._epoch > 1:
-                self._confirm(event)
+            if event.fraction is not None:
+                self._observe_start(event, validation_loss)
+            else:
+                self.monitor.observe(event, validation_loss, machine.theta)
+                if self._epoch > 1:
+                    self._confirm(event)
         seconds = time.perf_counter() - self._begin
         record = Record(
             cycle,
@@ -177,13 +183,28 @@ class Run:
     def _validation_loss(self, event: Event) -> float:
         """Evaluate the validation loss if it is due, else return NaN."""
         self._since_validation += 1
-        ends_smoothing = event.kind == "smooth" and self._machine.step == 0
-        if not (event.kind == "start" or ends_smoothing or self._since_validation >= self._interval):
+        if event.fraction is not None:
+            theta, is_due = event.theta, not self._history or (event.kind == "choose" and math.isfinite(event.loss))
+        else:
+            ends_smoothing = event.kind == "smooth" and self._machine.step == 0
+            theta = self._machine.theta
+            is_due = event.kind == "start" or ends_smoothing or self._since_validation >= self._interval
+        if not is_due:
             return math.nan
         self._since_validation = 0
-        loss = self._problem.validation_loss(self._hierarchy[event.level].evaluator, self._machine.theta)
+        loss = self._problem.validation_loss(self._hierarchy[event.level].evaluator, theta)
         self._has_validation = loss is not None
         return math.nan if loss is None else loss
+
+    def _observe_start(self, event: Event, validation_loss: float) -> None:
+        """Watch one of several starts; a failure ends the run only if there is no other start."""
+        failure = self.monitor.observe_start(event, validation_loss)
+        if failure is None:
+            return
+        if not self._machine.has_other_start:
+            self.monitor.failure = failure
+        elif event.kind != "choose":
+            self._machine.pass_over()
 
     def _confirm(self, event: Event) -> None:
         """Once an epoch, look at all samples if a mini-batch has met the tolerance."""
@@ -233,7 +254,7 @@ class Run:
 
     def _settle(self) -> None:
         """Evaluate the current coefficients, unless the last event told their loss."""
-        if not self.monitor.is_settled:
+        if not (self.monitor.is_settled or self._machine.is_choosing):
             self.monitor.settle(self._machine.theta, self._machine.loss)
 
     def _finish(self, status: Status) -> Solution:
@@ -266,7 +287,17 @@ class Run:
         """Say what happened, in numbers, and what to do about it."""
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
-        return " ".join(filter(None, [status.message, numbers, status.remedy, self._remark]))
+        return " ".join(filter(None, [status.message, numbers, self._describe_starts(), status.remedy, self._remark]))
+
+    def _describe_starts(self) -> str:
+        """Say how many starts there were, and how far their losses lie apart."""
+        starts = self._history.starts
+        if not len(starts):
+            return ""
+        finite = starts[np.isfinite(starts)]
+        losses = f", losses on all samples {finite.min():.1e} to {finite.max():.1e}" if len(finite) else ""
+        failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
+        return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}."
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

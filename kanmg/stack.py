@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.program import Variant
 
-__all__ = ["Correction", "Frame", "Known", "Remembering", "Stack"]
+__all__ = ["Correction", "Frame", "Known", "Remembering", "Stack", "Start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,24 @@ class Known:
 
     loss: float
     gradient: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What one of several starts has reached.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (num_coefficients,)
+    loss : float
+        On all samples, whatever the level sees.
+    known : Known or None
+        What is known at `theta` from the samples that the level sees.
+    """
+
+    theta: Array
+    loss: float
+    known: Known | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,8 @@ class Frame:
         None on the highest level in use.
     lifted : Known or None
         What is known at the finer level's coefficients, corrected by `theta`.
+    fraction : float or None
+        Part of the samples that one of several starts sees; None after the choice: the level's own part.
     """
 
     theta: Array
@@ -73,6 +93,7 @@ class Frame:
     known: Known | None = None
     correction: Correction | None = None
     lifted: Known | None = None
+    fraction: float | None = None
 
 
 class Stack:
@@ -132,7 +153,8 @@ class Stack:
         level's as a function of the correction.
         """
         if level not in self._models:
-            self._models[level] = self._model(level, self._fractions[level])
+            fraction = self[level].fraction
+            self._models[level] = self._model(level, self._fractions[level] if fraction is None else fraction)
         if self.has_batches:
             for objective in self._objectives.values():
                 objective.batch = batch
@@ -163,6 +185,10 @@ class Stack:
         """Whether a level sees the same samples as the finer one."""
         return self._fractions[level] == self._fractions[level + 1]
 
+    def sees_all(self, level: int) -> bool:
+        """Whether a level sees all samples."""
+        return self._fractions[level] == 1.0
+
     # ------------------------------------------------------------------------------------------------------ evaluations
 
     def known(self, level: int) -> Known:
@@ -184,6 +210,17 @@ class Stack:
         """Return the loss at a level's coefficients from all samples."""
         frame = self[level]
         return frame.known.loss if frame.known is not None else self.model(level).value(frame.theta)
+
+    def start(self, level: int) -> Start:
+        """Return what one of several starts has reached on a level, evaluating its loss on all samples if not known."""
+        frame = self[level]
+        if frame.known is not None and frame.fraction == 1.0:
+            loss = frame.known.loss
+        else:
+            objective = self._objective(level, 1.0)
+            objective.batch = None
+            loss = objective.value(frame.theta)
+        return Start(frame.theta, loss, frame.known if frame.fraction == self._fractions[level] else None)
 
     @property
     def work(self) -> float:

@@ -62,6 +62,7 @@ RUNS = {
         {},
     ),
     "galerkin": (FULL, kanmg.FullMultigrid(steps=2, coarse_steps=3), {"max_cycles": 2}),
+    "several starts": (FULL, kanmg.NestedIteration(steps=(4, 3, 2), starts=kanmg.Starts(3, steps=4, fraction=0.5)), {}),
     "torch": (FULL, kanmg.NestedIteration(kanmg.TorchOptimizer(torch.optim.RAdam, lr=0.01), steps=6), {}),
     "torch L-BFGS": (FULL, kanmg.NestedIteration(kanmg.TorchOptimizer(torch.optim.LBFGS, max_iter=3), steps=4), {}),
     "a user's smoother": (FULL, kanmg.NestedIteration(Counted(), steps=5), {}),
@@ -139,7 +140,14 @@ folder = sys.argv[1]
 x = np.random.default_rng(0).uniform(-1, 1, (80, 2))
 problem = kanmg.Regression(x, np.exp(x[:, 0]) * x[:, 1], batch_size=40)
 hierarchy = kanmg.uniform_hierarchy((2, 2, 1), degree=2, num_intervals=2, num_levels=3, evaluator="reference")
-method = kanmg.FullMultigrid(kanmg.Adam(), steps=30, coarse_steps=40, coarse_smoother=kanmg.LBFGS(), cycles_per_level=2)
+method = kanmg.FullMultigrid(
+    kanmg.Adam(),
+    steps=30,
+    coarse_steps=40,
+    coarse_smoother=kanmg.LBFGS(),
+    cycles_per_level=2,
+    starts=kanmg.Starts(4, steps=25, fraction=0.5),
+)
 
 
 def run(checkpoint, callback=None):

@@ -43,6 +43,22 @@ VCYCLE = [
 ]
 
 
+# Two starts that were compared, the second of which was better, and a third that was worse.
+STARTS = [
+    record(0, 0, 1.0, "start"),
+    record(0, 1, 0.5),
+    record(0, 1, 0.6, "choose"),
+    record(0, 1, 3.0, "start"),
+    record(0, 2, 0.2),
+    record(0, 2, 0.3, "choose"),
+    record(0, 2, 9.0, "start"),
+    record(0, 3, 8.0),
+    record(0, 3, 7.0, "choose"),
+    record(1, 3, 0.3, "prolong"),
+    record(1, 4, 0.1),
+]
+
+
 def make_solution(history, layers=None):
     knots = uniform_knots(4, degree=3, domain=(0.0, 2.0))
     network = Network(layers or [Spline(2, 3, knots=knots), Spline(3, 1, knots=knots)])
@@ -89,6 +105,14 @@ def test_coarse_part_of_a_cycle_is_left_out():
     ax = plotting.plot_history(make_solution(VCYCLE))
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.0, 0.5, 0.2])
     assert len(ax.texts) == 0
+
+
+def test_other_starts_show_as_the_best_so_far():
+    ax = plotting.plot_history(make_solution(STARTS), against="steps")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.0, 0.5, 0.6, 0.3, 0.3, 0.3, 0.1])
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 1, 1, 2, 3, 3, 4])
+    interrupted = plotting.plot_history(make_solution(STARTS[:8]))
+    np.testing.assert_array_equal(interrupted.lines[0].get_ydata(), [1.0, 0.5, 0.6, 0.3])
 
 
 def test_several_histories_share_axes_and_have_a_legend(solution):

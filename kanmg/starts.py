@@ -1,0 +1,81 @@
+"""Several starts on the coarsest level: how many, and what is spent on each before the best one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.smoothers.base import require_count
+
+__all__ = ["Starts", "as_starts"]
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Smooth several initial coefficients on the coarsest level, and go on with the best of them.
+
+    Parameters
+    ----------
+    number : int, default 8
+        Initial coefficients to draw. With 1 there is nothing to choose: the method begins at once.
+    steps : int, default 50
+        Smoothing steps of each start, by what the method smooths the coarsest level with.
+    fraction : float, default 1.0
+        Part of the samples that this smoothing sees, in (0, 1]: the same samples for all starts.
+
+    Notes
+    -----
+    Afterwards the losses of the starts are compared on all samples, at the cost of one loss without gradient each where
+    the smoother does not know it. A start whose loss diverges or is not finite is passed over. After the choice the run
+    is the one that begins with `initial=` the chosen coefficients, to the last bit.
+
+    Start 0 begins with the coefficients that `seed` gives without this option, start i with those of
+    `kanmg.initial_coefficients(..., seed=numpy.random.SeedSequence(seed, spawn_key=(i,)))`.
+
+    See Also
+    --------
+    NestedIteration, VCycle, FullMultigrid : The methods that have `starts` as an option.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> x = np.random.default_rng(0).uniform(-1, 1, (500, 2))
+    >>> problem = kanmg.Regression(x, np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2))
+    >>> hierarchy = kanmg.uniform_hierarchy((2, 1, 1), degree=3, num_intervals=3, num_levels=2, evaluator="reference")
+    >>> method = kanmg.NestedIteration(steps=50, starts=kanmg.Starts(4, steps=40, fraction=0.5))
+    >>> solution = kanmg.solve(problem, hierarchy, method=method)
+    >>> solution.history.starts.shape
+    (4,)
+    """
+
+    number: int = 8
+    steps: int = 50
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_count("Starts", 1, number=self.number)
+        require_count("Starts", 0, steps=self.steps)
+        fraction: Any = self.fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
+            raise KanmgTypeError(f"`Starts` got `fraction={fraction!r}`. Pass a number from (0, 1].")
+        if not 0.0 < fraction <= 1.0:
+            raise KanmgValueError(f"`Starts` got `fraction={fraction:g}`. It must be positive and at most 1.")
+
+
+def as_starts(owner: str, starts: Any) -> Starts:
+    """Return the option `starts` of a method as what it stands for: a number alone has the defaults of `Starts`."""
+    if isinstance(starts, Starts):
+        return starts
+    if isinstance(starts, bool) or not isinstance(starts, int | np.integer):
+        hint = " Write `kanmg.Starts(...)`." if starts is Starts else ""
+        raise KanmgTypeError(
+            f"`{owner}` got `starts={starts!r}`. Pass an integer, at least 1, or e.g. "
+            f"`kanmg.Starts(8, steps=50, fraction=0.5)`.{hint}"
+        )
+    if starts < 1:
+        raise KanmgValueError(f"`{owner}` got `starts={starts}`. It must be at least 1.")
+    return Starts(int(starts))
