@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import scipy.sparse
+import scipy  # its subpackages are loaded when they are first used
 import torch
 
 from kanmg.errors import NestingError
@@ -21,6 +21,8 @@ from kanmg.splines.transfer import injection_matrix, prolongation_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
 
     from kanmg.arrays import Array
     from kanmg.network import Layer, Network
@@ -125,8 +127,8 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
-        # torch multiplies on the thread pool that everything else uses; NumPy's would bring its own. The copy is for
-        # torch, which shares no read-only memory.
+        # torch multiplies on as many threads as the user has set, unlike NumPy. The copy is for torch, which shares no
+        # read-only memory.
         vector = torch.from_numpy(np.array(theta, self.dtype))
         pairs = zip(self._injections(kind), self.fine.unflatten(vector), strict=True)
         arrays = [array if matrices is None else matrices @ array for matrices, array in pairs]

@@ -124,7 +124,7 @@ class CPUEvaluator(Evaluator):
             jacobian, right = self.jacobian(theta, x[rows]), residuals[rows]
             if scale is not None:
                 jacobian, right = jacobian * scale[rows, None, None], right * scale[rows, None]
-            # torch multiplies on the thread pool that the kernels use too; NumPy's would bring its own.
+            # torch multiplies on as many threads as the user has set, unlike NumPy.
             tall, flat = torch.from_numpy(jacobian.reshape(-1, size)), torch.from_numpy(np.ascontiguousarray(right))
             matrix += (tall.T @ tall).numpy()
             vector += (tall.T @ flat.ravel()).numpy()

@@ -27,11 +27,15 @@ _CHUNK_ENTRIES = 1 << 20
 # Bytes. Vector instructions of matrix products treat unaligned ends apart, in another order of summation.
 _ALIGNMENT = 64
 
-# Measured costs in nanoseconds on one thread: of a multiply-add in a local sum and in a matrix product, and of writing
-# an entry of the basis matrix. Only their ratios matter.
+# Costs in nanoseconds on one thread in float64 (in float32 about half of each), fitted to what benchmarks/dense.py
+# prints: of a multiply-add in a local sum and in a matrix product, and of an entry of the basis matrix, which is
+# written and read again.
 _LOCAL_MULTIPLY_ADD = 0.17
-_DENSE_MULTIPLY_ADD = 0.045
-_DENSE_ENTRY = 1.0
+_DENSE_MULTIPLY_ADD = 0.06
+_DENSE_ENTRY = 8.0
+
+# Products gain less from more threads than the fused kernels, and meet at barriers: ask for a clear gain.
+_CLEAR_GAIN = 0.6
 
 
 def dense_is_faster(network: Network) -> bool:
@@ -48,8 +52,7 @@ def dense_is_faster(network: Network) -> bool:
         local += sweeps * layer.num_inputs * (layer.degree + 1) * layer.num_outputs * _LOCAL_MULTIPLY_ADD
         functions = layer.num_inputs * layer.num_basis
         dense += functions * (sweeps * layer.num_outputs * _DENSE_MULTIPLY_ADD + _DENSE_ENTRY)
-    # Products meet at a barrier several times a chunk, which costs most where other programs run: ask for a clear gain.
-    return dense < 0.5 * local
+    return dense < _CLEAR_GAIN * local
 
 
 def fastest_evaluator(network: Network, dtype: Any) -> CPUEvaluator:
@@ -222,7 +225,7 @@ class _SplineStage:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """Matrix product on torch's threads, which are the kernels' too; NumPy's would be another pool beside them."""
+    """Matrix product on as many threads as the user has set; NumPy knows nothing of that."""
     product: Array = torch.mm(_tensor(a), _tensor(b)).numpy()
     return product
 

@@ -29,6 +29,7 @@ from kanmg.evaluators.plan import (
     BIAS,
     CELL_SLOT,
     CELLS,
+    CLAMP,
     COEFFICIENTS,
     COTANGENT_SLOT,
     ERROR,
@@ -51,14 +52,21 @@ from kanmg.evaluators.plan import (
 from kanmg.evaluators.simd import (
     QUAD,
     WIDE,
+    affine,
     dot,
+    gather,
+    lane,
+    limit,
     load,
     multiply,
     multiply_add,
     nothing,
     read,
     store,
+    store_floor,
+    subtract,
     total,
+    where_same,
     write,
 )
 
@@ -96,33 +104,50 @@ ONE = (0,)
 def local_values(t, tables, polynomial, marker):
     """Evaluate the k + 1 local functions and their derivatives in t, by Horner's rule on vectors of coefficients."""
     count = len(marker)
-    value = load(tables, polynomial + (count - 1) * count, marker)
-    slope = nothing(tables, marker)
-    for j in range(count - 2, -1, -1):
+    slope = load(tables, polynomial + (count - 1) * count, marker)
+    value = multiply_add(t, slope, load(tables, polynomial + (count - 2) * count, marker))
+    for j in range(count - 3, -1, -1):
         slope = multiply_add(t, slope, value)
         value = multiply_add(t, value, load(tables, polynomial + j * count, marker))
     return value, slope
 
 
+@part_inlined
+def store_local_values(t, scale, tables, polynomial, work, value_place, slope_place, want_slopes, marker):
+    """Write the local functions and, where wanted, their derivatives times `scale`."""
+    value, slope = local_values(t, tables, polynomial, marker)
+    store(work, value_place, value)
+    if want_slopes:
+        store(work, slope_place, multiply(scale, slope))
+
+
 @part
 def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker):
-    """Fill cells, basis values and slopes of one input on uniform knots, whose polynomials continue outside."""
+    """Fill cells, basis values and slopes of one input on uniform knots, continued or clamped outside.
+
+    Four samples at a time: up to three beyond the last one are computed too, from whatever the workspace holds.
+    """
     count = len(marker)
     num_inputs, num_cells = layer[INPUTS], layer[CELLS]
     input_slot, cell_slot = layer[INPUT_SLOT] + p, layer[CELL_SLOT] + p * block
     value_slot, slope_slot = layer[VALUE_SLOT] + p * block * count, layer[SLOPE_SLOT] + p * block * count
-    inverse = tables[at + 2]
-    left, last = tables[at], num_cells - 1
-    for n in range(samples):
-        u = (read(work, input_slot + n * num_inputs) - left) * inverse
-        # NaN compares false and becomes 0 here, before it would become an undefined integer.
-        inside = u if u > 0.0 else 0.0  # noqa: FURB136 - Numba's max may return NaN
-        cell = np.int64(inside if inside < last else last)  # noqa: FURB136 - as the line above
-        write(cells, cell_slot + n, cell)
-        value, slope = local_values(u - cell, tables, at + 3, marker)
-        store(work, value_slot + n * count, value)
-        if want_slopes:
-            store(work, slope_slot + n * count, multiply(inverse, slope))
+    left, inverse, polynomial = tables[at], tables[at + 2], at + 3
+    low, high, last = -np.inf, np.inf, num_cells - 1.0
+    if layer[OUTSIDE] == CLAMP:
+        low, high = 0.0, 1.0 * num_cells
+    for n in range(0, samples, 4):
+        u = affine(gather(work, input_slot + n * num_inputs, num_inputs, QUAD), left, inverse)
+        inside = limit(u, low, high)
+        t = subtract(inside, store_floor(cells, cell_slot + n, u, last))
+        scale = where_same(u, inside, inverse)
+        value, slope = value_slot + n * count, slope_slot + n * count
+        store_local_values(lane(t, 0), lane(scale, 0), tables, polynomial, work, value, slope, want_slopes, marker)
+        value, slope = value + count, slope + count
+        store_local_values(lane(t, 1), lane(scale, 1), tables, polynomial, work, value, slope, want_slopes, marker)
+        value, slope = value + count, slope + count
+        store_local_values(lane(t, 2), lane(scale, 2), tables, polynomial, work, value, slope, want_slopes, marker)
+        value, slope = value + count, slope + count
+        store_local_values(lane(t, 3), lane(scale, 3), tables, polynomial, work, value, slope, want_slopes, marker)
 
 
 @part_inlined
@@ -181,7 +206,7 @@ def basis_of_layer(layer, tables, work, cells, samples, block, want_slopes, stat
     """Fill cells, basis values and slopes of one spline layer for a block of samples."""
     for p in range(layer[INPUTS]):
         at = layer[TABLE] + p * layer[TABLE_STRIDE]
-        if layer[UNIFORM] and layer[OUTSIDE] == EXTEND:
+        if layer[UNIFORM] and (layer[OUTSIDE] == EXTEND or layer[OUTSIDE] == CLAMP):
             uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, marker)
         else:
             general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes, status, marker)

@@ -25,7 +25,11 @@ from numba.core.extending import intrinsic, models, register_model
 __all__ = [
     "QUAD",
     "WIDE",
+    "affine",
     "dot",
+    "gather",
+    "lane",
+    "limit",
     "load",
     "multiply",
     "multiply_add",
@@ -33,7 +37,10 @@ __all__ = [
     "pointer",
     "read",
     "store",
+    "store_floor",
+    "subtract",
     "total",
+    "where_same",
     "write",
 ]
 
@@ -127,6 +134,106 @@ def write(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), codegen
+
+
+@intrinsic
+def gather(typingctx: Any, array: Any, index: Any, stride: Any, marker: Any) -> Any:
+    """Vector of the entries of a contiguous `array` from flat `index` on, `stride` apart."""
+    vector = Vector(array.dtype, marker.count)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        result = ir.Constant(context.get_value_type(vector), ir.Undefined)
+        place = arguments[1]
+        for i in range(vector.length):
+            result = builder.insert_element(result, builder.load(builder.gep(data, [place])), ir.IntType(32)(i))
+            place = builder.add(place, arguments[2])
+        return result
+
+    return vector(array, types.intp, types.intp, marker), codegen
+
+
+@intrinsic(prefer_literal=True)
+def lane(typingctx: Any, a: Any, number: Any) -> Any:
+    """Entry of a vector, whose number is a constant."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(arguments[0], ir.IntType(32)(number.literal_value))
+
+    return a.dtype(a, number), codegen
+
+
+@intrinsic
+def affine(typingctx: Any, a: Any, origin: Any, scale: Any) -> Any:
+    """Vector `(a - origin) * scale`; `origin` and `scale` are scalars."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(a)
+        shifted = builder.fsub(arguments[0], _splat(builder, arguments[1], kind))
+        return builder.fmul(shifted, _splat(builder, arguments[2], kind))
+
+    return a(a, a.dtype, a.dtype), codegen
+
+
+@intrinsic
+def subtract(typingctx: Any, a: Any, b: Any) -> Any:
+    """Vector `a - b`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fsub(arguments[0], arguments[1])
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def limit(typingctx: Any, a: Any, low: Any, high: Any) -> Any:
+    """Vector with entries of `a` within the scalars `low` and `high`; NaN stays NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _limited(builder, arguments[0], arguments[1], arguments[2], "olt", "ogt")
+
+    return a(a, a.dtype, a.dtype), codegen
+
+
+def _limited(builder: Any, vector: Any, low: Any, high: Any, below: str, above: str) -> Any:
+    lows, highs = _splat(builder, low, vector.type), _splat(builder, high, vector.type)
+    compare = {"o": builder.fcmp_ordered, "u": builder.fcmp_unordered}
+    sign = {"lt": "<", "gt": ">"}
+    raised = builder.select(compare[below[0]](sign[below[1:]], vector, lows), lows, vector)
+    return builder.select(compare[above[0]](sign[above[1:]], raised, highs), highs, raised)
+
+
+@intrinsic
+def store_floor(typingctx: Any, array: Any, index: Any, a: Any, last: Any) -> Any:
+    """Write the integer parts of a vector, within 0 and `last`, to an integer array; returns them as a vector too.
+
+    NaN becomes 0.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(a)
+        zero = ir.Constant(kind.element, 0.0)
+        inside = _limited(builder, arguments[2], zero, arguments[3], "ult", "ogt")
+        # Through 32 bits: processors without AVX-512 convert no vector of floats to 64 bits.
+        short = builder.fptosi(inside, ir.VectorType(ir.IntType(32), a.length))
+        long = ir.VectorType(ir.IntType(64), a.length)
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], long)
+        builder.store(builder.sext(short, long), pointer, align=8)
+        return builder.sitofp(short, kind)
+
+    return a(array, types.intp, a, a.dtype), codegen
+
+
+@intrinsic
+def where_same(typingctx: Any, a: Any, b: Any, value: Any) -> Any:
+    """Vector with the scalar `value` where two vectors agree, or hold NaN, and 0 elsewhere."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(a)
+        same = builder.fcmp_unordered("==", arguments[0], arguments[1])
+        return builder.select(same, _splat(builder, arguments[2], kind), ir.Constant(kind, None))
+
+    return a(a, b, a.dtype), codegen
 
 
 @intrinsic

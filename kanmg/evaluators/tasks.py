@@ -28,8 +28,10 @@ _logger = logging.getLogger("kanmg")
 # Multiply-adds. A part of fewer is over before another thread has noticed it.
 _WORK_PER_PART = 100_000
 
-# Multiply-adds per entry of a part's own gradient, which has to be cleared and added to the others.
+# Multiply-adds per entry of a part's own gradient, which has to be cleared and added to the others. The second part is
+# worth more than the others: without it there is no second thread.
 _WORK_PER_ENTRY = 128
+_WORK_PER_ENTRY_OF_TWO = 16
 
 
 def num_parts(multiply_adds: float, gradient_size: int) -> int:
@@ -42,7 +44,10 @@ def num_parts(multiply_adds: float, gradient_size: int) -> int:
     gradient_size : int
         Entries of the gradient that every part sums up for itself; 0 if there is none.
     """
-    most = min(multiply_adds / _WORK_PER_PART, multiply_adds / (_WORK_PER_ENTRY * max(gradient_size, 1)))
+    per_entry = multiply_adds / max(gradient_size, 1)
+    most = min(
+        multiply_adds / _WORK_PER_PART, max(per_entry / _WORK_PER_ENTRY, min(2, per_entry / _WORK_PER_ENTRY_OF_TWO))
+    )
     return min(pool.MAX_PARTS, 1 << max(0, int(most).bit_length() - 1))
 
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
+import scipy  # its subpackages are loaded when they are first used
 
 from kanmg.errors import DomainError, KanmgValueError, ShapeError
 from kanmg.splines._checks import checked_derivative, checked_points
 
 if TYPE_CHECKING:
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
+
     from kanmg.splines.knots import Knots
 
 __all__ = ["OUTSIDE_POLICIES", "Outside", "basis_matrix", "evaluate_spline", "local_basis", "local_blossom"]

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse
+import scipy  # its subpackages are loaded when they are first used
 
 from kanmg.errors import KanmgValueError
 from kanmg.splines.bspline import local_basis, local_blossom
 from kanmg.splines.knots import check_nested, knots_from_breakpoints, nearest, rounding_tolerance, uniform_knots
 
 if TYPE_CHECKING:
+    import scipy.linalg
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
+
     from kanmg.splines.knots import Knots
 
 __all__ = ["gram_matrix", "injection_matrix", "prolongation_matrix"]

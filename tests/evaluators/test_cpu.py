@@ -192,7 +192,7 @@ def test_gauss_newton_in_chunks_is_the_dense_product(monkeypatch):
 
 @pytest.mark.parametrize(
     ("widths", "num_intervals", "dense"),
-    [((64, 64), 2, True), ((64, 64), 64, False), ((2, 5, 1), 2, False), ((2, 5, 1), 64, False)],
+    [((256, 256), 1, True), ((256, 256), 64, False), ((64, 64), 8, False), ((2, 5, 1), 1, False)],
 )
 def test_the_dense_path_is_chosen_where_layers_are_wide_and_cells_few_and_the_table_says_so(
     widths, num_intervals, dense
