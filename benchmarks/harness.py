@@ -1,7 +1,6 @@
 """What the benchmark scripts share: thread counts, interleaved timing, demands with PASS or FAIL, tables.
 
-Import this module before anything numerical: it fixes the number of threads of all sides (two, or OMP_NUM_THREADS), and
-that idle threads sleep (unless OMP_WAIT_POLICY says otherwise).
+Import this module before anything numerical: it fixes the number of threads of all sides (two, or OMP_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 NUM_THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "2"))
 for _variable in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = str(NUM_THREADS)
-# torch and Numba bring a thread pool each: threads that wait by spinning would take the cores from the other side's.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parent.parent
 # A sample shorter than this is repeated and averaged, so that the clock and the caches do not decide.
-SHORTEST_SAMPLE = 2e-3
+SHORTEST_SAMPLE = 1e-2
+# Threads of OpenMP that have nothing to do spin for some 10 ms before they sleep, on the cores of whoever comes next.
+WARM_UP = 0.03
 
 
 def parse_arguments(description: str | None, *options: tuple[str, dict[str, object]]) -> argparse.Namespace:
@@ -52,7 +51,7 @@ def print_header() -> None:
     print(
         f"Python {platform.python_version()}, NumPy {np.__version__}, torch {torch.__version__}, "
         f"{NUM_THREADS} threads of {os.cpu_count()} cores, "
-        f"{processor()}, load {os.getloadavg()[0]:.1f}, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}\n"
+        f"{processor()}, load {os.getloadavg()[0]:.1f}\n"
     )
 
 
@@ -74,17 +73,24 @@ def interleaved_medians(
 ) -> dict[str, float]:
     """Median time of one call of each function, in seconds; all are timed in turn, round after round.
 
-    Every sample begins with a call that is not timed: it loads the caches and ends the busy waiting of the threads that
-    the function before has left behind.
+    Before every sample its function is called for a while untimed: meanwhile the threads of the function before fall
+    asleep, its own wake up, and the caches are loaded.
     """
     repetitions = {name: _repetitions(function) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, samples.values())) < least_rounds:
         for name, function in functions.items():
-            function()
+            _warm_up(function)
             samples[name].append(_time(function, repetitions[name]))
     return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def _warm_up(function: Callable[[], object]) -> None:
+    end = time.perf_counter() + WARM_UP
+    function()
+    while time.perf_counter() < end:
+        function()
 
 
 def _repetitions(function: Callable[[], object]) -> int:

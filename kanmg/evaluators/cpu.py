@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ __all__ = ["CPUEvaluator"]
 # Entries of the dense Jacobians that `gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22
 
-_ALL = slice(None)
+Call: TypeAlias = tuple[Array, dict[int, Array]]
+"""Contiguous points, and the arrays that not every task has."""
 
 # Entries of the points that are copied at a time when they are not contiguous.
 _CHUNK_ENTRIES = 1 << 18
@@ -79,13 +80,13 @@ class CPUEvaluator(Evaluator):
 
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         theta, x = self._coefficients(theta), self._points(x)
-        parts = [self._run(theta, points, fields, gradient=True) for points, fields in self._targets(x, y, weights)]
-        if not parts:
+        loss, gradient = 0.0, None
+        for points, fields in self._targets(x, y, weights):
+            part, gradient_part = self._run(theta, points, fields, gradient=True)
+            loss += part
+            gradient = gradient_part if gradient is None else gradient + gradient_part
+        if gradient is None:
             return 0.0, np.zeros(self._num_coefficients, self.dtype)
-        loss, gradient = parts[0]
-        for more, gradient_part in parts[1:]:
-            loss += more
-            gradient += gradient_part
         return loss, self._compressed(gradient)
 
     def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
@@ -192,15 +193,24 @@ class CPUEvaluator(Evaluator):
             self._kernels[jet] = compiled(make, len(self._plan.marker), self.dtype)
         return self._kernels[jet]
 
-    def _targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[tuple[Array, dict[int, Array]]]:
+    def _targets(self, x: Array, y: Array, weights: Array | None) -> list[Call] | Iterator[Call]:
         """Points of one chunk after the other, and the fields that say what to compare them with."""
         y = self._checked(y, "y", (len(x), self._num_outputs))
         if weights is not None:
             weights = self._checked(weights, "weights", (len(x),))
-        for rows, points in _contiguous_chunks(x, y, weights):
-            fields = {kernels.TARGETS: _rows(y, rows)}
+        if not _is_contiguous(x, y, weights):
+            return self._copied_targets(x, y, weights)
+        fields = {kernels.TARGETS: y}
+        if weights is not None:
+            fields[kernels.WEIGHTS] = weights
+        return [(x, fields)] if len(x) else []
+
+    def _copied_targets(self, x: Array, y: Array, weights: Array | None) -> Iterator[Call]:
+        """Do the same where the samples do not lie in memory as the kernels want them."""
+        for rows, points in _contiguous_chunks(x):
+            fields = {kernels.TARGETS: np.ascontiguousarray(y[rows])}
             if weights is not None:
-                fields[kernels.WEIGHTS] = _rows(weights, rows)
+                fields[kernels.WEIGHTS] = np.ascontiguousarray(weights[rows])
             yield points, fields
 
     def _padded(self, direction: Array) -> Array:
@@ -218,17 +228,16 @@ class CPUEvaluator(Evaluator):
         return self._checked(x, "x", (None, self._num_inputs))
 
 
-def _rows(array: Array, rows: slice) -> Array:
-    """Contiguous rows; the array itself when all are wanted, so that its address is known."""
-    return array if rows is _ALL else np.ascontiguousarray(array[rows])
+def _is_contiguous(*arrays: Array | None) -> bool:
+    return all(array is None or array.flags.c_contiguous for array in arrays)
 
 
-def _contiguous_chunks(x: Array, *others: Array | None) -> Iterator[tuple[slice, Array]]:
+def _contiguous_chunks(x: Array) -> Iterator[tuple[slice, Array]]:
     """All samples at once where they lie in memory as the kernels want them; else chunk by chunk, copied."""
     if len(x) == 0:
         return
-    if x.flags.c_contiguous and all(other is None or other.flags.c_contiguous for other in others):
-        yield _ALL, x
+    if x.flags.c_contiguous:
+        yield slice(None), x
         return
     for rows in row_chunks(len(x), x.shape[1], _CHUNK_ENTRIES):
         yield rows, np.ascontiguousarray(x[rows])

@@ -186,7 +186,7 @@ class _SplineStage:
 
     def __init__(self, layer: Spline, dtype: np.dtype[Any]) -> None:
         self.layer, self.dtype = layer, dtype
-        self.plan = make_plan(Network([layer]), dtype)
+        self.plan = make_plan(Network([layer]), dtype, grouped=False)
         self.padded_shape = (layer.num_inputs, self.plan.num_coefficients // (layer.num_inputs * layer.num_outputs))
         self.row_size = self.padded_shape[0] * self.padded_shape[1]
         self.task = Task(self.plan, dtype)

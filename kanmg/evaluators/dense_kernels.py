@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
+from kanmg.evaluators.basis_kernels import basis_of_layer
 from kanmg.evaluators.kernels import (
     BLOCK,
     CELL_BYTES,
@@ -23,7 +24,6 @@ from kanmg.evaluators.kernels import (
     VALUES,
     WORK,
     WORK_BYTES,
-    basis_of_layer,
     copy,
     share,
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
+from kanmg.evaluators.basis_kernels import find_cell
 from kanmg.evaluators.kernels import (
     BLOCK,
     DIRECTION,
@@ -23,7 +24,6 @@ from kanmg.evaluators.kernels import (
     NUM_COEFFICIENTS,
     NUM_LAYERS,
     NUM_TASK_FIELDS,
-    ONE,
     PARTS,
     POINTS,
     SAMPLES,
@@ -36,11 +36,10 @@ from kanmg.evaluators.kernels import (
     VALUES,
     WORK,
     WORK_BYTES,
-    contract,
-    find_cell,
     part,
     share,
 )
+from kanmg.evaluators.layer_kernels import ONE
 from kanmg.evaluators.plan import (
     AFFINE,
     BASIS,
@@ -49,6 +48,7 @@ from kanmg.evaluators.plan import (
     COEFFICIENTS,
     ERROR,
     EXTEND,
+    GROUP,
     INPUTS,
     KIND,
     LINEAR,
@@ -61,7 +61,8 @@ from kanmg.evaluators.plan import (
     UNIFORM,
     ZERO,
 )
-from kanmg.evaluators.simd import load, multiply, multiply_add, nothing, pointer, read, store, write
+from kanmg.evaluators.simd import dot, load, multiply, multiply_add, nothing, pointer, read, store, write
+from kanmg.evaluators.spline_kernels import contract
 
 MAX_ORDER = 2
 
@@ -109,6 +110,17 @@ def local_jet(x, layer, at, tables, work, place, status, marker):
 
 
 @part
+def add_outputs(theta, first, cell, layer, work, weights, output, marker):
+    """Add what one input contributes to all outputs, by the weights of the functions of its cell."""
+    num_outputs = layer[OUTPUTS]
+    grouped = num_outputs - num_outputs % GROUP
+    contract(theta, first + cell * grouped, grouped, work, weights, output, marker)
+    for q in range(grouped, num_outputs):
+        single = dot(load(work, weights, marker), load(theta, first + layer[BASIS] * q + cell, marker))
+        write(work, output + q, read(work, output + q) + single)
+
+
+@part
 def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, width, place, status, marker):
     """Take one sample through a spline layer: from (z0, z1, z2) at `z` to (y0, y1, y2) at `y`, `width` apart."""
     count = len(marker)
@@ -116,17 +128,17 @@ def spline_jet(layer, theta, theta_direction, along_theta, tables, work, z, y, w
     for p in range(layer[INPUTS]):
         at = layer[TABLE] + p * layer[TABLE_STRIDE]
         cell = local_jet(read(work, z + p), layer, at, tables, work, place, status, marker)
-        row = layer[COEFFICIENTS] + (p * layer[BASIS] + cell) * num_outputs
+        first = layer[COEFFICIENTS] + p * layer[BASIS] * num_outputs
         z1, z2 = read(work, z + width + p), read(work, z + 2 * width + p)
-        contract(theta, row, num_outputs, work, place, y, marker)
+        add_outputs(theta, first, cell, layer, work, place, y, marker)
         if along_theta:
-            contract(theta_direction, row, num_outputs, work, place, y + width, marker)
+            add_outputs(theta_direction, first, cell, layer, work, place, y + width, marker)
         slope = load(work, place + count, marker)
         curvature = load(work, place + 2 * count, marker)
         store(work, place + count, multiply(z1, slope))
         store(work, place + 2 * count, multiply_add(z1 * z1, curvature, multiply(z2, slope)))
-        contract(theta, row, num_outputs, work, place + count, y + width, marker)
-        contract(theta, row, num_outputs, work, place + 2 * count, y + 2 * width, marker)
+        add_outputs(theta, first, cell, layer, work, place + count, y + width, marker)
+        add_outputs(theta, first, cell, layer, work, place + 2 * count, y + 2 * width, marker)
 
 
 @part

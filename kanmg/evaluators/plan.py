@@ -26,9 +26,13 @@ IntArray = npt.NDArray[np.int64]
 # Columns of `Plan.layers`. A slot is where in a thread's workspace something begins.
 KIND, INPUTS, OUTPUTS, BASIS, COEFFICIENTS, TABLE, TABLE_STRIDE, CELLS, UNIFORM, OUTSIDE = range(10)
 INPUT_SLOT, OUTPUT_SLOT, ADJOINT_SLOT, COTANGENT_SLOT, CELL_SLOT, VALUE_SLOT, SLOPE_SLOT, BIAS, NUMBER = range(10, 19)
-NUM_FIELDS = 19
+ORDER_SLOT = 19
+NUM_FIELDS = 20
 
 AFFINE, SPLINE = 0, 1
+
+# Outputs that are computed together.
+GROUP = 4
 EXTEND, LINEAR, CLAMP, ZERO, ERROR = range(5)
 
 # A block's basis values and hidden values should stay in the second-level cache. Blocks for the first-level cache are
@@ -39,7 +43,11 @@ _BLOCK_LIMITS = (32, 128)
 
 @dataclass(frozen=True)
 class Padding:
-    """Where the coefficients lie among those of the kernels, which have rows that no user sees.
+    """Where the coefficients lie among those of the kernels, which have another order and rows that no user sees.
+
+    Of one input, the coefficients of the outputs that fill groups of four come first, (function, output); then those of
+    the remaining outputs one by one, (output, function). So both are read as vectors: four outputs, or the k + 1
+    functions of a cell.
 
     Rows are added where a layer's degree is below the kernels' (the missing functions are zero) and where the policy is
     `zero` (functions beyond the first and the last, which have coefficient zero).
@@ -56,7 +64,7 @@ class Padding:
 
     def compress(self, gradient: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Pick what belongs to the user's coefficients, along the last axis."""
-        return gradient[..., self.positions]
+        return np.take(gradient, self.positions, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,17 @@ class Plan:
     padding: Padding | None
 
 
-def make_plan(network: Network, dtype: np.dtype[Any]) -> Plan:
-    """Lay out a network for the kernels of the largest degree among its layers."""
+def make_plan(network: Network, dtype: np.dtype[Any], *, grouped: bool = True) -> Plan:
+    """Lay out a network for the kernels of the largest degree among its layers.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy.dtype
+    grouped : bool, default True
+        Whether the outputs of spline layers are grouped as the kernels want them; else the coefficients of a layer have
+        the order (input, function, output).
+    """
     splines = [layer for layer in network.layers if isinstance(layer, Spline)]
     degree = max((layer.degree for layer in splines), default=1)
     block = _block_size(network, degree, dtype)
@@ -103,12 +120,13 @@ def make_plan(network: Network, dtype: np.dtype[Any]) -> Plan:
             shape, first = _fill_affine(row, layer), 0
         else:
             shape, first = _fill_spline(row, layer, degree, tables)
-        positions.append(num_coefficients + _positions(layer.shape, shape, first))
+        positions.append(num_coefficients + _positions(layer, shape, first, grouped=grouped))
         num_coefficients += math.prod(shape)
     work_size, cells_size = _fill_slots(layers, network.widths, block, degree)
+    places = np.concatenate(positions)
     padding = None
-    if num_coefficients != network.num_coefficients:
-        padding = Padding(np.concatenate(positions), num_coefficients)
+    if num_coefficients != places.size or not np.array_equal(places, np.arange(places.size)):
+        padding = Padding(places, num_coefficients)
     return Plan(
         marker=(0,) * (degree + 1),
         layers=layers,
@@ -169,12 +187,18 @@ def _fill_spline(row: IntArray, layer: Spline, degree: int, tables: _Pile) -> tu
     return (layer.num_inputs, num_cells + degree, layer.num_outputs), outer_cells
 
 
-def _positions(shape: tuple[int, ...], padded: tuple[int, ...], first: int) -> IntArray:
-    """Where a layer's coefficients lie in the flattened padded array."""
-    places = np.arange(math.prod(padded), dtype=np.int64).reshape(padded)
-    if shape == padded:
-        return places.ravel()
-    return places[:, first : first + shape[1]].ravel()
+def _positions(layer: Affine | Spline, padded: tuple[int, ...], first: int, *, grouped: bool) -> IntArray:
+    """Where a layer's coefficients lie in the flattened padded array, which is grouped for the kernels."""
+    places = np.arange(math.prod(padded), dtype=np.int64)
+    if isinstance(layer, Affine):
+        return places
+    num_inputs, num_basis, num_outputs = padded
+    size = num_outputs - num_outputs % GROUP if grouped else num_outputs
+    inputs = places.reshape(num_inputs, num_basis * num_outputs)
+    groups = inputs[:, : num_basis * size].reshape(num_inputs, num_basis, size)
+    singles = inputs[:, num_basis * size :].reshape(num_inputs, num_outputs - size, num_basis)
+    together = np.concatenate([groups, singles.swapaxes(1, 2)], axis=2)
+    return together[:, first : first + layer.num_basis].ravel()
 
 
 @lru_cache(maxsize=256)
@@ -269,6 +293,7 @@ def _fill_slots(layers: IntArray, widths: tuple[int, ...], block: int, degree: i
     """Give every layer its places in the workspaces; returns the sizes of both.
 
     Values, then adjoints, of all hidden points; then, per spline layer, the basis values and slopes of its inputs.
+    Behind the cells there is room for an order of the samples.
     """
     sizes = [block * width for width in widths]
     values = np.concatenate([[0], np.cumsum(sizes)])
@@ -281,4 +306,6 @@ def _fill_slots(layers: IntArray, widths: tuple[int, ...], block: int, degree: i
         end += 2 * size * (degree + 1)
     # The jet kernel keeps two jets (value, first, second derivative) and one input's local functions instead.
     jet_size = 6 * max(widths) + 3 * (degree + 1)
-    return max(end, jet_size), cells
+    # Wide layers with few cells order the samples of a block by their cells.
+    layers[:, ORDER_SLOT] = cells
+    return max(end, jet_size), cells + 2 * block + 1

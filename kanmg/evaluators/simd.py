@@ -23,6 +23,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 __all__ = [
+    "BROAD",
     "QUAD",
     "WIDE",
     "affine",
@@ -49,6 +50,9 @@ QUAD = (0, 0, 0, 0)
 
 WIDE = (0,) * 16
 """Marker of vectors with sixteen entries, for layers with many outputs."""
+
+BROAD = (0,) * 32
+"""Marker of vectors with thirty-two entries: so many sums in registers hide the latency of an addition."""
 
 
 class Vector(types.Type):

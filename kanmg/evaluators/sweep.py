@@ -31,12 +31,11 @@ from kanmg.evaluators.kernels import (
     WEIGHTS,
     WORK,
     WORK_BYTES,
-    backward,
     copy,
-    forward,
     part,
     share,
 )
+from kanmg.evaluators.layer_kernels import backward, forward
 from kanmg.evaluators.plan import ADJOINT_SLOT, COTANGENT_SLOT, INPUTS, NUM_FIELDS, OUTPUT_SLOT, OUTPUTS
 from kanmg.evaluators.simd import pointer, read, write
 
