@@ -154,7 +154,9 @@ class Task:
     def gradient(self) -> Array:
         """Gradients of all parts, added in their order."""
         result: Array = self._gradients[0].copy()
-        return result if self._parts == 1 else np.add.reduce(self._gradients[: self._parts], axis=0, out=result)
+        for row in self._gradients[1 : self._parts]:
+            result += row
+        return result
 
     def check_status(self) -> None:
         """Raise for a layer that met a value outside its interval where the policy is `error`."""
