@@ -33,17 +33,11 @@ NUM_TASK_FIELDS = 27
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
 # compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
-_SOURCES = (
-    "simd.py",
-    "atomics.py",
-    "pool.py",
-    "plan.py",
-    "kernels.py",
-    "sweep.py",
-    "jet_kernels.py",
-    "dense_kernels.py",
-)
-SOURCE_VERSION = zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES))
+_SOURCES = [
+    *(Path(__file__).parent / name for name in ("atomics.py", "simd.py", "plan.py", "sweep.py")),
+    *sorted(Path(__file__).parent.glob("*kernels.py")),
+]
+SOURCE_VERSION = zlib.crc32(b"".join(path.read_bytes() for path in _SOURCES))
 
 # Parts of kernels are never called from Python: without the wrappers for that they compile in half the time.
 part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
