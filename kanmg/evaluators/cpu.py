@@ -9,11 +9,13 @@ import torch
 
 from kanmg.arrays import resolve_dtype, row_chunks
 from kanmg.errors import KanmgValueError
-from kanmg.evaluators import jet_kernels, kernels
+from kanmg.evaluators import kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
-from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
+from kanmg.evaluators.plan import jet_plan, make_plan
 from kanmg.evaluators.sweep import make_sweep
+from kanmg.evaluators.tangent_kernels import make_tangent
 from kanmg.evaluators.tasks import Task, compiled, num_parts
 from kanmg.network import Network, Spline
 
@@ -69,7 +71,8 @@ class CPUEvaluator(Evaluator):
         self._num_outputs = network.num_outputs
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._task = Task(self._plan, self.dtype)
-        self._kernels: dict[bool, int] = {}
+        self._jet_tasks: dict[tuple[int, int], Task] = {}
+        self._kernels: dict[Any, int] = {}
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
@@ -132,24 +135,34 @@ class CPUEvaluator(Evaluator):
         return matrix, vector
 
     def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
-        if order > jet_kernels.MAX_ORDER:
-            raise KanmgValueError(
-                f"the CPU evaluator computes derivatives up to order {jet_kernels.MAX_ORDER}, not {order}. "
-                'Use `evaluator="reference"` in `kanmg.uniform_hierarchy` for higher ones.'
-            )
         theta, x = self._coefficients(theta), self._points(x)
-        directions = np.ascontiguousarray(self._checked(directions, "directions", (None, self._num_inputs)))
+        directions = self._directions(directions, order)
         value = np.empty((len(x), self._num_outputs), self.dtype)
         derivatives = np.empty((order, len(directions), *value.shape), self.dtype)
-        if len(directions) == 0 or order == 0:
+        if derivatives.size == 0:
             return Jet(self.value(theta, x), tuple(derivatives))
-        for i, direction in enumerate(directions):
-            for rows, points in _contiguous_chunks(x):
-                fields = {kernels.VALUES: value[rows], kernels.DIRECTION: direction}
-                outputs = (kernels.FIRST, kernels.SECOND)
-                fields |= {outputs[j]: derivatives[j, i, rows] for j in range(order)}
-                self._run(theta, points, fields, jet=True)
+        fields = {kernels.VALUES: value, kernels.DIRECTIONS: directions}
+        fields |= dict(zip((kernels.FIRST, kernels.SECOND), derivatives, strict=False))
+        self._run_jets(theta, np.ascontiguousarray(x), fields, len(directions), order)
         return Jet(value, tuple(derivatives))
+
+    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        theta, x = self._coefficients(theta), self._points(x)
+        directions, fields = self._cotangents(x, directions, cotangents)
+        if len(x) == 0:
+            return np.zeros(self._num_coefficients, self.dtype)
+        order = len(cotangents.derivatives)
+        points = np.ascontiguousarray(x)
+        return self._compressed(self._run_jets(theta, points, fields, len(directions), order, gradient=True))
+
+    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        theta, x = self._coefficients(theta), self._points(x)
+        directions, fields = self._cotangents(x, directions, cotangents)
+        result = np.zeros((len(x), self._plan.num_coefficients), self.dtype)
+        if result.size:
+            fields |= {kernels.GRADIENTS: result, kernels.JACOBIAN: result}
+            self._run_jets(theta, np.ascontiguousarray(x), fields, len(directions), len(cotangents.derivatives))
+        return self._compressed(result)
 
     def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
@@ -157,7 +170,7 @@ class CPUEvaluator(Evaluator):
         result = np.empty((len(x), self._num_outputs), self.dtype)
         for rows, points in _contiguous_chunks(x):
             fields = {kernels.THETA_DIRECTION: direction, kernels.FIRST: result[rows]}
-            self._run(theta, points, fields, jet=True)
+            self._run(theta, points, fields, make=make_tangent)
         return result
 
     @property
@@ -169,29 +182,68 @@ class CPUEvaluator(Evaluator):
         return self._costs[0]
 
     def _run(
-        self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool = False, jet: bool = False
+        self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool = False, make: Any = make_sweep
     ) -> tuple[float, Array]:
         """Run a kernel on contiguous arrays; `fields` are those that not every task has.
 
         Returns the squared error and, with `gradient`, its gradient.
         """
-        kernel, task = self._kernel(jet), self._task
+        kernel, task = self._kernel(make), self._task
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
             task.fill(x, fields, num_parts(len(x) * self._costs[1], gradient_size))
-            task.set_coefficients(theta)
-            if gradient:
-                task.want_gradient()
-            task.run(kernel)
-            if self._may_fail:
-                task.check_status()
+            self._execute(kernel, task, theta, gradient=gradient)
             return task.loss(), task.gradient() if gradient else task.nothing
 
-    def _kernel(self, jet: bool) -> int:
-        if jet not in self._kernels:
-            make = jet_kernels.make_jet_sweep if jet else make_sweep
-            self._kernels[jet] = compiled(make, len(self._plan.marker), self.dtype)
-        return self._kernels[jet]
+    def _run_jets(
+        self, theta: Array, x: Array, fields: dict[int, Array], directions: int, order: int, *, gradient: bool = False
+    ) -> Array:
+        """Run the kernel of jets on contiguous arrays; returns the gradient if it is wanted."""
+        directions *= order > 0
+        if (directions, order) not in self._jet_tasks:
+            task = Task(jet_plan(self._plan, directions, order), self.dtype)
+            task.set_jets(directions, order)
+            self._jet_tasks[directions, order] = task
+        kernel, task = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
+        gradient_size = self._plan.num_coefficients if gradient else 0
+        with task.lock:
+            work = len(x) * (1 + directions * order) * self._costs[gradient]
+            task.fill(x, fields, num_parts(work, gradient_size))
+            self._execute(kernel, task, theta, gradient=gradient)
+            return task.gradient() if gradient else task.nothing
+
+    def _execute(self, kernel: int, task: Task, theta: Array, *, gradient: bool) -> None:
+        task.set_coefficients(theta)
+        if gradient:
+            task.want_gradient()
+        task.run(kernel)
+        if self._may_fail:
+            task.check_status()
+
+    def _kernel(self, make: Any) -> int:
+        if make not in self._kernels:
+            self._kernels[make] = compiled(make, len(self._plan.marker), self.dtype)
+        return self._kernels[make]
+
+    def _directions(self, directions: Array, order: int) -> Array:
+        if order > MAX_ORDER:
+            raise KanmgValueError(
+                f"the CPU evaluator computes derivatives up to order {MAX_ORDER}, not {order}. "
+                'Use `evaluator="reference"` in `kanmg.uniform_hierarchy` for higher ones.'
+            )
+        return np.ascontiguousarray(self._checked(directions, "directions", (None, self._num_inputs)))
+
+    def _cotangents(self, x: Array, directions: Array, cotangents: Jet) -> tuple[Array, dict[int, Array]]:
+        """Check directions and cotangents; returns the former, and the fields of both."""
+        directions = self._directions(directions, len(cotangents.derivatives))
+        shape = (len(x), self._num_outputs)
+        value = self._checked(cotangents.value, "cotangents.value", shape)
+        fields = {kernels.DIRECTIONS: directions, kernels.COTANGENTS: np.ascontiguousarray(value)}
+        places = (kernels.FIRST_COTANGENTS, kernels.SECOND_COTANGENTS)
+        for place, derivative in zip(places, cotangents.derivatives, strict=False):
+            checked = self._checked(derivative, "cotangents.derivatives", (len(directions), *shape))
+            fields[place] = np.ascontiguousarray(checked)
+        return directions, fields
 
     def _targets(self, x: Array, y: Array, weights: Array | None) -> list[Call] | Iterator[Call]:
         """Points of one chunk after the other, and the fields that say what to compare them with."""

@@ -6,7 +6,7 @@ This module is plain NumPy; `kanmg.evaluators.kernels` says what the columns mea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from scipy.interpolate import BSpline
 from kanmg.network import OUTSIDE_POLICIES, Affine, Network, Spline
 from kanmg.splines import Knots, local_basis
 
-__all__ = ["Padding", "Plan", "make_plan"]
+__all__ = ["Padding", "Plan", "jet_plan", "make_plan"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,6 +39,7 @@ EXTEND, LINEAR, CLAMP, ZERO, ERROR = range(5)
 # slower by a tenth, because their loops are shorter; in wide layers, blocks of 8 samples by a fifth.
 _BLOCK_BYTES = 65536
 _BLOCK_LIMITS = (32, 128)
+_JET_BLOCK_LIMITS = (8, 64)
 
 
 @dataclass(frozen=True)
@@ -304,8 +305,29 @@ def _fill_slots(layers: IntArray, widths: tuple[int, ...], block: int, degree: i
         row[[CELL_SLOT, VALUE_SLOT, SLOPE_SLOT]] = cells, end, end + size * (degree + 1)
         cells += size
         end += 2 * size * (degree + 1)
-    # The jet kernel keeps two jets (value, first, second derivative) and one input's local functions instead.
-    jet_size = 6 * max(widths) + 3 * (degree + 1)
+    # The kernel of tangents keeps two values with derivatives and one input's local functions instead.
+    tangent_size = 4 * max(widths) + 4 * (degree + 1)
     # Wide layers with few cells order the samples of a block by their cells.
     layers[:, ORDER_SLOT] = cells
-    return max(end, jet_size), cells + 2 * block + 1
+    return max(end, tangent_size), cells + 2 * block + 1
+
+
+def jet_plan(plan: Plan, directions: int, order: int) -> Plan:
+    """Lay out a network for the kernel of jets: workspaces for so many directions and derivatives, shorter blocks.
+
+    Values, then adjoints, of the jets of all hidden points; then, per spline layer, the basis functions of its inputs
+    and their first three derivatives.
+    """
+    count, numbers = len(plan.marker), 1 + directions * order
+    widths = np.append(plan.layers[:, INPUTS], plan.layers[-1, OUTPUTS])
+    per_sample = 2 * numbers * int(widths.sum()) + 4 * count * int(widths[:-1].sum())
+    smallest, largest = _JET_BLOCK_LIMITS
+    block = int(np.clip(_BLOCK_BYTES // (per_sample * plan.tables.itemsize) // 4 * 4, smallest, largest))
+    layers = plan.layers.copy()
+    values = np.concatenate([[0], np.cumsum(block * numbers * widths)])
+    layers[:, INPUT_SLOT], layers[:, OUTPUT_SLOT] = values[:-2], values[1:-1]
+    layers[:, ADJOINT_SLOT], layers[:, COTANGENT_SLOT] = values[:-2] + values[-1], values[1:-1] + values[-1]
+    cells = np.concatenate([[0], np.cumsum(block * widths[:-1])])
+    layers[:, CELL_SLOT], layers[:, VALUE_SLOT] = cells[:-1], 2 * values[-1] + 4 * count * cells[:-1]
+    work_size = int(2 * values[-1] + 4 * count * cells[-1])
+    return replace(plan, layers=layers, block=block, work_size=work_size, cells_size=int(cells[-1]))

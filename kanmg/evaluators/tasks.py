@@ -107,6 +107,11 @@ class Task:
         self._fields[kernels.NUM_LAYERS] = len(plan.layers)
         self._fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
 
+    def set_jets(self, directions: int, order: int) -> None:
+        """Say how many directions and derivatives the jets of all calls have."""
+        self._fields[kernels.NUM_DIRECTIONS] = directions
+        self._fields[kernels.ORDER] = order
+
     def fill(self, x: Array, fields: dict[int, Array], parts: int) -> None:
         """Write down one call: contiguous points, the arrays that not every task has, and the number of parts."""
         self._fields[: kernels.NUM_VARIABLE] = 0
