@@ -74,6 +74,30 @@ class DerivativePlan:
         derivatives = jet.derivatives[len(request) - 1]
         return np.tensordot(weights.astype(derivatives.dtype), derivatives, axes=1)
 
+    def spread(self, cotangents: Sequence[npt.NDArray[Any]], like: Jet) -> Jet:
+        """Turn cotangents of the derivatives that were asked for into cotangents of the jet: `combine` transposed.
+
+        Parameters
+        ----------
+        cotangents : sequence of ndarray, each of shape (N, Q)
+            One for each request.
+        like : Jet
+            A jet of the same points, for its shapes and dtype.
+
+        Returns
+        -------
+        Jet
+            For `evaluator.jet_adjoint` and `evaluator.jet_jacobian`.
+        """
+        value, *derivatives = (np.zeros_like(part) for part in (like.value, *like.derivatives))
+        for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
+            if not request:
+                value += cotangent
+                continue
+            for d in np.flatnonzero(own):
+                derivatives[len(request) - 1][d] += own[d].astype(value.dtype) * cotangent
+        return type(like)(value, tuple(derivatives))
+
 
 def plan_derivatives(requests: Iterable[Sequence[int]], num_inputs: int) -> DerivativePlan:
     """Choose few directions from which all requested derivatives can be computed.

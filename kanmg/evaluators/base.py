@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -70,6 +72,46 @@ class Evaluator(ABC):
     def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
         """Gradients of `sum(cotangents * value(theta, x))` with respect to `theta` and to `x`."""
 
+    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        """Gradient with respect to `theta` of a weighted sum of values and directional derivatives.
+
+        The sum is that of `cotangents.value * value` and of all `cotangents.derivatives[j] * derivatives[j]`, over the
+        entries of the jet that `jet(theta, x, directions, order)` returns with as many orders as there are cotangents.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+        x : ndarray, shape (N, num_inputs)
+        directions : ndarray, shape (D, num_inputs)
+        cotangents : Jet
+            `value` of shape (N, Q), `derivatives` each of shape (D, N, Q), of the evaluator's dtype.
+
+        Returns
+        -------
+        ndarray, shape (num_coefficients,)
+        """
+        return self._fallback.jet_adjoint(theta, x, directions, cotangents)
+
+    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        """Compute what `jet_adjoint` sums, for every sample alone: dense, shape (N, num_coefficients).
+
+        Row n is the gradient of sample n's part of the sum. With the partial derivatives of a pointwise residual as
+        cotangents, the rows are those of the residual's Jacobian. Callers keep N to a chunk.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+        x : ndarray, shape (N, num_inputs)
+        directions : ndarray, shape (D, num_inputs)
+        cotangents : Jet
+            As for `jet_adjoint`.
+
+        Returns
+        -------
+        ndarray, shape (N, num_coefficients)
+        """
+        return self._fallback.jet_jacobian(theta, x, directions, cotangents)
+
     @abstractmethod
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         """`sum_n w_n sum_q (value_nq - y_nq)**2` and its gradient with respect to `theta`, in one sweep."""
@@ -104,6 +146,14 @@ class Evaluator(ABC):
     @abstractmethod
     def value_cost_per_sample(self) -> float:
         """Multiply-adds of one value without gradient, per sample."""
+
+    @cached_property
+    def _fallback(self) -> Evaluator:
+        """What computes the adjoints of jets for an evaluator without sweeps of its own for them."""
+        # By name, because the reference stands above this interface.
+        reference = import_module("kanmg.evaluators.reference")
+        evaluator: Evaluator = reference.ReferenceEvaluator(self.network, self.dtype)
+        return evaluator
 
     def _checked(self, data: Array, name: str, shape: tuple[int | None, ...]) -> Array:
         """View data as an array of this evaluator's dtype and the shape that is required (None first: any length)."""

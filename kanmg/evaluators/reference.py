@@ -148,6 +148,24 @@ class ReferenceEvaluator(Evaluator):
             x_gradient[rows] = parts[1].cpu().numpy()
         return gradient, x_gradient
 
+    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        coefficients, x = self._coefficients(theta).requires_grad_(), self._points(x)
+        lines, seeds = self._seeds(x, directions, cotangents)
+        gradient = self._zeros()
+        for rows, points in self._chunks(x, copies=1 + len(lines)):
+            gradient += self._pull_back(coefficients, points, lines, [seed[..., rows, :] for seed in seeds])
+        return gradient
+
+    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        coefficients, x = self._coefficients(theta), self._points(x)
+        lines, seeds = self._seeds(x, directions, cotangents)
+        result = np.empty((len(x), len(coefficients)), self.dtype)
+        for rows, points in self._chunks(x, copies=1 + len(lines)):
+            # Each sample gets coefficients of its own, as in `jacobian`.
+            own = coefficients.expand(len(points), -1).clone().requires_grad_()
+            result[rows] = self._pull_back(own, points, lines, [seed[..., rows, :] for seed in seeds])
+        return result
+
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
         coefficients = self._coefficients(theta).requires_grad_()
         loss, gradient = 0.0, self._zeros()
@@ -208,6 +226,26 @@ class ReferenceEvaluator(Evaluator):
     @property
     def value_cost_per_sample(self) -> float:
         return value_cost(self.network)
+
+    def _seeds(self, x: Array, directions: Array, cotangents: Jet) -> tuple[torch.Tensor, list[Array]]:
+        """Check the arguments of the adjoints of a jet: directions, and the cotangents by order."""
+        lines = self._checked(directions, "directions", (None, self.network.num_inputs))
+        shape = (len(x), self.network.num_outputs)
+        seeds = [self._checked(cotangents.value, "cotangents.value", shape)]
+        for j, derivative in enumerate(cotangents.derivatives):
+            seeds.append(self._checked(derivative, f"cotangents.derivatives[{j}]", (len(lines), *shape)))
+        return self._tensor(lines), seeds
+
+    def _pull_back(
+        self, coefficients: torch.Tensor, points: torch.Tensor, lines: torch.Tensor, seeds: list[Array]
+    ) -> Array:
+        """Differentiate a jet's sum with its cotangents with respect to coefficients, shared or of each sample."""
+        parts = self.forward_jet(coefficients, points, lines, len(seeds) - 1)
+        # Derivatives above the degree of a single layer are constants.
+        pairs = [(part, self._tensor(seed)) for part, seed in zip(parts, seeds, strict=True) if part.requires_grad]
+        outputs, weights = zip(*pairs, strict=True)
+        gradient: Array = torch.autograd.grad(outputs, coefficients, weights)[0].cpu().numpy()
+        return gradient
 
     def _squared_errors(self, theta: torch.Tensor, x: Array, y: Array, weights: Array | None) -> Iterator[torch.Tensor]:
         """Yield the weighted sum of squared errors of one chunk after the other."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kanmg.evaluators.base import Jet
 from kanmg.initialisation import initial_coefficients
 from kanmg.network import Affine, Network, Spline
 from kanmg.splines.knots import clamped_knots, knots_from_breakpoints, uniform_knots
@@ -119,6 +120,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "squared_error_value": ("theta", "x", "y", "weights"),
     "jacobian": ("theta", "x"),
     "jvp": ("theta", "x", "tangent"),
+    "jet_adjoint": ("theta", "x", "directions", "cotangents"),
+    "jet_jacobian": ("theta", "x", "directions", "cotangents"),
     "gauss_newton": ("theta", "x", "y", "weights"),
 }
 """The methods of an evaluator and what a `Case` passes to them."""
@@ -138,6 +141,7 @@ class Case:
     weights: Any
     tangent: Any
     directions: Any
+    cotangents: Jet
     order: int = 2
 
     @classmethod
@@ -152,9 +156,11 @@ class Case:
             random.uniform(0.0, 2.0, num_samples),
             random.standard_normal(network.num_coefficients),
             random.standard_normal((3, network.num_inputs)),
+            random.standard_normal((3, 3, num_samples, network.num_outputs)),
         )
-        theta, x, y, weights, tangent, directions = (array.astype(dtype) for array in arrays)
-        return cls(network, theta, x, y, weights, tangent, directions)
+        theta, x, y, weights, tangent, directions, seeds = (array.astype(dtype) for array in arrays)
+        cotangents = Jet(seeds[0, 0], (seeds[1], seeds[2]))
+        return cls(network, theta, x, y, weights, tangent, directions, cotangents)
 
     def call(self, evaluator: Evaluator, method: str) -> Any:
         """Call a method of an evaluator."""
@@ -167,7 +173,9 @@ class Case:
     def arranged(self, layout: str) -> Case:
         """Return the same numbers in another memory layout."""
         names = ("theta", "x", "y", "weights", "tangent", "directions")
-        return replace(self, **{name: _arranged(getattr(self, name), layout) for name in names})
+        value, derivatives = self.cotangents
+        cotangents = Jet(_arranged(value, layout), tuple(_arranged(entry, layout) for entry in derivatives))
+        return replace(self, **{name: _arranged(getattr(self, name), layout) for name in names}, cotangents=cotangents)
 
     def squared_error(self, weights: Array | None) -> tuple[float, Array]:
         """Compute the weighted sum of squared errors and its gradient by the oracle."""
@@ -211,4 +219,4 @@ def _arranged(array: Array, layout: str) -> Any:
         return copy
     if layout == "tensor":
         return torch.tensor(array, requires_grad=True)
-    return torch.tensor(array.T.copy()).T if array.ndim == 2 else torch.tensor(array)
+    return torch.tensor(array.T.copy()).permute(*range(array.ndim)[::-1]) if array.ndim > 1 else torch.tensor(array)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pytest
 
 from kanmg.errors import DomainError, DtypeError, ShapeError
+from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.network import Network, Spline
 from kanmg.testing.cases import LAYOUTS, METHODS, NETWORKS, Case, chain, outside_case
-from kanmg.testing.oracle import oracle_adjoint, oracle_jacobian, oracle_jet, oracle_value
+from kanmg.testing.oracle import oracle_adjoint, oracle_jacobian, oracle_jet, oracle_jet_jacobian, oracle_value
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Evaluator
@@ -128,6 +129,21 @@ class EvaluatorContract:
             self._check(matrix, np.einsum("nqc,nqd->cd", weighted, jacobian, optimize=True), dtype, "gradient")
             self._check(vector, np.einsum("nqc,nq->c", weighted, case.y), dtype, "gradient")
 
+    @pytest.mark.parametrize("name", _DENSE)
+    def test_adjoints_of_jets(self, name: str, dtype: str) -> None:
+        """Gradients of sums over values and derivatives are those of the oracle, in sum and for every sample."""
+        case = Case.drawn(NETWORKS[name], dtype, num_samples=20)
+        evaluator = self._make(case.network, dtype)
+        parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions)
+        seeds = (case.cotangents.value, *case.cotangents.derivatives)
+        rows = np.zeros((20, case.network.num_coefficients))
+        for order, kind in enumerate(("gradient", "first", "second")):
+            rows = rows + _weighted_rows(parts[order], seeds[order])
+            jet = Jet(seeds[0], seeds[1 : order + 1])
+            self._check(evaluator.jet_jacobian(case.theta, case.x, case.directions, jet), rows, dtype, kind)
+            actual = evaluator.jet_adjoint(case.theta, case.x, case.directions, jet)
+            self._check(actual, rows.sum(axis=0), dtype, kind)
+
     @pytest.mark.parametrize("num_samples", [0, 1, 127, 128, 129, 1023])
     @pytest.mark.parametrize("name", _SIZED)
     def test_any_number_of_samples(self, name: str, num_samples: int, dtype: str) -> None:
@@ -156,10 +172,20 @@ class EvaluatorContract:
         matrix, vector = evaluator.gauss_newton(case.theta, case.x, case.y, case.weights)
         self._check(matrix, np.einsum("n,nqc,nqd->cd", case.weights, jacobian, jacobian), dtype, "gradient")
         self._check(vector, np.einsum("n,nqc,nq->c", case.weights, jacobian, case.y), dtype, "gradient")
+        seeds = case.cotangents.value, *case.cotangents.derivatives
+        parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions)
         for num_lines in (0, 1, 3):
-            jet = evaluator.jet(case.theta, case.x, case.directions[:num_lines], 2)
-            expected = oracle_jet(case.network, case.theta, case.x, case.directions[:num_lines])
+            lines = case.directions[:num_lines]
+            jet = evaluator.jet(case.theta, case.x, lines, 2)
+            expected = oracle_jet(case.network, case.theta, case.x, lines)
             self._check(jet.derivatives[1], expected.second, dtype, "second")
+            cotangents = Jet(seeds[0], tuple(seed[:num_lines] for seed in seeds[1:]))
+            rows = _weighted_rows(parts[0], seeds[0])
+            for part, seed in zip(parts[1:], cotangents.derivatives, strict=True):
+                rows = rows + _weighted_rows(part[:num_lines], seed)
+            self._check(evaluator.jet_jacobian(case.theta, case.x, lines, cotangents), rows, dtype, "second")
+            gradient = evaluator.jet_adjoint(case.theta, case.x, lines, cotangents)
+            self._check(gradient, rows.sum(axis=0), dtype, "second")
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_any_memory_layout(self, layout: str, dtype: str) -> None:
@@ -213,6 +239,11 @@ class EvaluatorContract:
         jacobian = oracle_jacobian(case.network, case.theta, case.x)
         self._check(evaluator.jacobian(case.theta, case.x), jacobian, dtype, "gradient")
         self._check(evaluator.jvp(case.theta, case.x, case.tangent), jacobian @ case.tangent, dtype, "gradient")
+        parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions)
+        seeds = case.cotangents.value, *case.cotangents.derivatives
+        rows = np.asarray(sum(_weighted_rows(*pair) for pair in zip(parts, seeds, strict=True)))
+        actual = evaluator.jet_jacobian(case.theta, case.x, case.directions, case.cotangents)
+        self._check(actual, rows, dtype, "second")
 
     def test_error_policy_refuses_and_names_the_interval(self, dtype: str) -> None:
         """Points or hidden values outside raise `DomainError` in every method; inside, nothing happens."""
@@ -309,6 +340,13 @@ class EvaluatorContract:
             evaluator.jvp(case.theta, case.x, case.tangent[:-1])
         with pytest.raises(ShapeError):
             evaluator.jet(case.theta, case.x, case.directions[:, :1], 1)
+        for method in (evaluator.jet_adjoint, evaluator.jet_jacobian):
+            value, derivatives = case.cotangents
+            for wrong in (Jet(value[:-1], derivatives), Jet(value, (derivatives[0][1:],))):
+                with pytest.raises(ShapeError):
+                    method(case.theta, case.x, case.directions, wrong)
+            with pytest.raises(DtypeError, match=other):
+                method(case.theta, case.x, case.directions, Jet(value.astype(other), ()))
 
     def test_cost_is_the_counted_one(self, dtype: str) -> None:
         """Work units compare evaluators and levels, so all count alike."""
@@ -316,3 +354,9 @@ class EvaluatorContract:
             evaluator = self._make(network, dtype)
             assert evaluator.cost_per_sample == gradient_cost(network)
             assert evaluator.value_cost_per_sample == value_cost(network)
+
+
+def _weighted_rows(part: Array, seeds: Array) -> Array:
+    """Sum one order of a jet's Jacobian, weighted, over the outputs and directions of every sample."""
+    rows: Array = np.einsum("...nqc,...nq->...nc", part, seeds)
+    return rows if rows.ndim == 2 else rows.sum(axis=0)

@@ -18,7 +18,7 @@ from kanmg.splines.bspline import basis_matrix
 if TYPE_CHECKING:
     from kanmg.network import Layer, Network
 
-__all__ = ["OracleJet", "oracle_adjoint", "oracle_jacobian", "oracle_jet", "oracle_value"]
+__all__ = ["OracleJet", "oracle_adjoint", "oracle_jacobian", "oracle_jet", "oracle_jet_jacobian", "oracle_value"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -138,11 +138,60 @@ def oracle_adjoint(
     return np.concatenate(gradients[::-1]), bar
 
 
+def oracle_jet_jacobian(
+    network: Network, theta: npt.ArrayLike, x: npt.ArrayLike, directions: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Differentiate values, first and second directional derivatives with respect to all coefficients.
+
+    Parameters
+    ----------
+    network : Network
+    theta : array_like, shape (num_coefficients,)
+    x : array_like, shape (N, num_inputs)
+    directions : array_like, shape (D, num_inputs)
+
+    Returns
+    -------
+    tuple of ndarray, shapes (N, num_outputs, num_coefficients) and twice (D, N, num_outputs, num_coefficients)
+
+    Notes
+    -----
+    The sensitivities s0, s1, s2 of z0, z1, z2 go through the layers with them, by the chain and product rules.
+    """
+    z0, lines = np.asarray(x, np.float64), np.asarray(directions, np.float64)
+    z1 = np.repeat(lines[:, None, :], len(z0), axis=1)
+    z2 = np.zeros_like(z1)
+    s0 = np.zeros((*z0.shape, network.num_coefficients))
+    s1, s2 = (np.zeros((*z1.shape, network.num_coefficients)) for _ in range(2))
+    arrays = network.unflatten(np.asarray(theta, np.float64))
+    for layer, coefficients, start in zip(network.layers, arrays, network.offsets[:-1], strict=True):
+        first, second, third = (_edges(layer, coefficients, z0, order) for order in (1, 2, 3))
+        s2 = (
+            np.einsum("npq,dnp,npc->dnqc", third, z1**2, s0, optimize=True)
+            + 2 * np.einsum("npq,dnp,dnpc->dnqc", second, z1, s1, optimize=True)
+            + np.einsum("npq,dnp,npc->dnqc", second, z2, s0, optimize=True)
+            + np.einsum("npq,dnpc->dnqc", first, s2, optimize=True)
+        )
+        s1 = np.einsum("npq,dnp,npc->dnqc", second, z1, s0, optimize=True) + np.einsum(
+            "npq,dnpc->dnqc", first, s1, optimize=True
+        )
+        s0 = np.einsum("npq,npc->nqc", first, s0)
+        features = _jet_features(layer, z0, z1, z2)
+        for q in range(layer.num_outputs):
+            columns = start + q + layer.num_outputs * np.arange(features[0].shape[-1])
+            for sensitivity, part in zip((s0, s1, s2), features, strict=True):
+                sensitivity[..., q, columns] += part
+        z2 = np.einsum("npq,dnp->dnq", second, z1**2) + np.einsum("npq,dnp->dnq", first, z2)
+        z1 = np.einsum("npq,dnp->dnq", first, z1)
+        z0 = _edges(layer, coefficients, z0, 0).sum(axis=1) + _bias(layer, coefficients)
+    return s0, s1, s2
+
+
 def _edges(layer: Layer, coefficients: FloatArray, z: FloatArray, derivative: int) -> FloatArray:
     """Evaluate all univariate functions phi_pq(z_p) of a layer, or their derivatives: shape (N, P, Q)."""
     if isinstance(layer, Affine):
         weights = coefficients[: layer.num_inputs]
-        powers = (z, np.ones_like(z), np.zeros_like(z))[derivative]
+        powers = (z, np.ones_like(z), np.zeros_like(z))[min(derivative, 2)]
         return powers[:, :, None] * weights
     columns = [
         basis_matrix(knots, z[:, p], derivative, layer.outside) @ coefficients[p] for p, knots in enumerate(layer.knots)
@@ -154,9 +203,24 @@ def _bias(layer: Layer, coefficients: FloatArray) -> FloatArray | float:
     return coefficients[-1] if isinstance(layer, Affine) and layer.bias else 0.0
 
 
-def _features(layer: Layer, z: FloatArray) -> FloatArray:
+def _features(layer: Layer, z: FloatArray, derivative: int = 0) -> FloatArray:
     """Evaluate what a layer's coefficients multiply, in their order: shape (N, P m), or (N, P + 1)."""
     if isinstance(layer, Affine):
         return np.hstack([z, np.ones((len(z), 1))]) if layer.bias else z
-    matrices = [basis_matrix(knots, z[:, p], 0, layer.outside) for p, knots in enumerate(layer.knots)]
+    matrices = [basis_matrix(knots, z[:, p], derivative, layer.outside) for p, knots in enumerate(layer.knots)]
     return np.hstack(matrices)
+
+
+def _jet_features(
+    layer: Layer, z0: FloatArray, z1: FloatArray, z2: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Evaluate what a layer's coefficients multiply in values, first and second derivatives."""
+    value = _features(layer, z0)
+    if isinstance(layer, Affine):
+        # The bias adds nothing to derivatives.
+        padding = ((0, 0), (0, 0), (0, int(layer.bias)))
+        return value, np.pad(z1, padding), np.pad(z2, padding)
+    first, second = _features(layer, z0, 1), _features(layer, z0, 2)
+    num_basis = layer.num_basis
+    z1, z2 = np.repeat(z1, num_basis, axis=-1), np.repeat(z2, num_basis, axis=-1)
+    return value, first * z1, second * z1**2 + first * z2
