@@ -6,7 +6,7 @@ expect (`ValueError`, `TypeError`, `RuntimeError`), so both can be caught.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kanmg.solution import Solution
@@ -92,6 +92,10 @@ class ConvergenceError(KanmgError, RuntimeError):
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
         self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle both arguments, so that a process pool can hand the exception on."""
+        return type(self), (*self.args, self.solution), self.__dict__
 
 
 class KanmgWarning(UserWarning):

@@ -137,6 +137,10 @@ class History(Sequence[Record]):
         # The run appends to its own history some 10,000 times a second.
         self.append = self._records.append
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the records: a copied `append` would go on filling the original."""
+        return type(self), (self._records,)
+
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
@@ -215,5 +219,7 @@ class History(Sequence[Record]):
                 if record.event == "choose":
                     best = record if best is None or not record.loss >= best.loss else best
                 last = best if record.event == "choose" else last if math.isnan(record.loss) else record
-        numbers = f"{last.loss:9.3e}  {last.gradient_norm:10.2e}" if last else f"{'-':>9}  {'-':>10}"
+        loss = f"{last.loss:9.3e}" if last else f"{'-':>9}"
+        norm = f"{last.gradient_norm:10.2e}" if last and not math.isnan(last.gradient_norm) else f"{'-':>10}"
+        numbers = f"{loss}  {norm}"
         return f"{level:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"

@@ -220,6 +220,14 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
 # ------------------------------------------------------------------------------------------ histories, statuses, tables
 
 
+def test_the_table_has_a_dash_where_a_level_has_no_gradient():
+    history = History([record(level=0, event="start"), record(level=1, gradient_norm=float("nan"), event="prolong")])
+    lines = history.table(3).splitlines()
+    assert "nan" not in "".join(lines)
+    assert [line.split()[3] for line in lines[2:]] == ["-", "-"]
+    assert lines[1].split()[3] == f"{history[0].gradient_norm:.2e}"
+
+
 def test_a_history_is_a_sequence_with_columns():
     history = History([record(step=step, loss=1.0 / (step + 1)) for step in range(4)])
     assert len(history) == 4

@@ -155,6 +155,13 @@ class Evaluator(ABC):
         evaluator: Evaluator = reference.ReferenceEvaluator(self.network, self.dtype)
         return evaluator
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle an evaluator as the arguments that it is built from.
+
+        A subclass with further arguments, or with anything else that a copy must keep, overrides this.
+        """
+        return type(self), (self.network, self.dtype)
+
     def _checked(self, data: Array, name: str, shape: tuple[int | None, ...]) -> Array:
         """View data as an array of this evaluator's dtype and the shape that is required (None first: any length)."""
         array = data if type(data) is np.ndarray else as_array(data, name)

@@ -71,6 +71,9 @@ class ReferenceEvaluator(Evaluator):
         self.device = torch.device(device)
         self._layers = [torch_layer(layer, getattr(torch, self.dtype.name), self.device) for layer in network.layers]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.network, self.dtype, self.device)
+
     def forward(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Evaluate the network on tensors, in one piece, for use with torch's automatic differentiation.
 
