@@ -43,6 +43,7 @@ from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
+from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.starts import Starts
 
@@ -70,6 +71,7 @@ __all__ = [
     "NestedIteration",
     "NestingError",
     "Network",
+    "LevenbergMarquardt",
     "NonFiniteError",
     "Objective",
     "Problem",

@@ -15,6 +15,7 @@ from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
+from kanmg.program import Smooth
 from kanmg.run import Run
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother
@@ -140,6 +141,10 @@ def solve(
     problem.check(hierarchy)
     chosen, reason = (method, "") if method is not None else _choose_method(problem, hierarchy)
     level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
+    program = chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level)
+    for instruction in (*program.prologue, *program.cycle):
+        if isinstance(instruction, Smooth):
+            instruction.smoother.check(problem, hierarchy[instruction.level])
     file = None
     if checkpoint is not None:
         fingerprint = fingerprint_of_run(problem, hierarchy, chosen, seed, None if initial is None else theta)
@@ -147,7 +152,7 @@ def solve(
     run = Run(
         problem,
         hierarchy,
-        chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level),
+        program,
         theta,
         draw=functools.partial(_draw, problem, hierarchy, seed) if initial is None else None,
         rtol=rtol,

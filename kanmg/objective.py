@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from kanmg.arrays import as_array, check_dtype, like
-from kanmg.errors import ShapeError
+from kanmg.errors import KanmgValueError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class SmoothFunction(Protocol):
     steps_per_epoch : int
         Number of mini-batches in an epoch; 1: every evaluation sees all samples.
     evaluations : int
-        Calls of `value` and `value_and_gradient` so far.
+        Calls of `value`, `value_and_gradient` and the methods of sums of squares so far.
     work : float
         Multiply-adds of the evaluations so far.
     """
@@ -48,6 +48,12 @@ class SmoothFunction(Protocol):
     def value(self, theta: Array) -> float: ...
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]: ...
+
+    def residuals(self, theta: Array) -> Array: ...
+
+    def pull_back(self, theta: Array, cotangents: Array) -> Array: ...
+
+    def normal_equations(self, theta: Array) -> tuple[float, Array, Array]: ...
 
 
 class Objective:
@@ -68,7 +74,7 @@ class Objective:
     steps_per_epoch : int
         Number of mini-batches in an epoch.
     evaluations : int
-        Calls of `value` and `value_and_gradient` so far.
+        Calls of `value`, `value_and_gradient` and the methods of sums of squares so far.
     work : float
         Multiply-adds of the evaluations so far.
 
@@ -143,6 +149,75 @@ class Objective:
         self._count(0)
         loss, gradient = self.problem.loss_and_gradient(self._evaluator, coefficients, self.batch)
         return loss, gradient if coefficients is theta else like(gradient, theta)
+
+    def residuals(self, theta: Any) -> Any:
+        """Evaluate the vector R with `loss == R @ R`, of all samples; counted as one loss without gradient.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        ndarray or Tensor, shape (M,)
+
+        Raises
+        ------
+        KanmgTypeError
+            If the problem's loss is no sum of squares, here and in the next two methods.
+        KanmgValueError
+            If `batch` is set, here and in the next two methods.
+        """
+        coefficients = self._checked(theta)
+        self._count_all(self._full_work[1])
+        return like(self.problem.residuals(self._evaluator, coefficients), theta)
+
+    def pull_back(self, theta: Any, cotangents: Any) -> Any:
+        """Multiply a vector with the transposed Jacobian of `residuals`; counted as one loss with gradient.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+        cotangents : ndarray or Tensor, shape (M,)
+
+        Returns
+        -------
+        ndarray or Tensor, shape (num_coefficients,)
+        """
+        coefficients = self._checked(theta)
+        self._count_all(self._full_work[0])
+        return like(self.problem.pull_back(self._evaluator, coefficients, as_array(cotangents, "cotangents")), theta)
+
+    def normal_equations(self, theta: Any) -> tuple[float, Any, Any]:
+        """Evaluate the loss, its gradient and the Gauss-Newton matrix 2 J^T J, J the Jacobian of `residuals`.
+
+        Counted as one loss with gradient and half a product of J^T with J, J taken as dense: M n (n + 1) / 2
+        multiply-adds, n the number of coefficients.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray or Tensor, shape (num_coefficients,)
+        matrix : ndarray or Tensor, shape (num_coefficients, num_coefficients)
+        """
+        coefficients = self._checked(theta)
+        self._count_all(self.problem.normal_equations_work(self._evaluator))
+        loss, gradient, matrix = self.problem.normal_equations(self._evaluator, coefficients)
+        return loss, like(gradient, theta), like(matrix, theta)
+
+    def _count_all(self, work: float) -> None:
+        """Count an evaluation that has no mini-batches."""
+        if self.batch is not None and self.steps_per_epoch > 1:
+            raise KanmgValueError(
+                "the residuals of a sum of squares are those of all samples, but a mini-batch was asked for. Leave out "
+                "`batch_size`, or use a smoother that bears mini-batches, such as `kanmg.Adam()`."
+            )
+        self.evaluations += 1
+        self.work += work
 
     def _count(self, kind: int) -> None:
         """Count an evaluation with the gradient (0) or without (1)."""
@@ -229,6 +304,19 @@ class ShiftedObjective(_Derived):
         loss, gradient = self.objective.value_and_gradient(theta)
         return loss - float(self.tau @ (theta - self.origin)), gradient - self.tau
 
+    def residuals(self, theta: Array) -> Array:
+        """Evaluate the residuals of f alone: their sum of squares is f, not the shifted value."""
+        return self.objective.residuals(theta)
+
+    def pull_back(self, theta: Array, cotangents: Array) -> Array:
+        """Multiply a vector with the transposed Jacobian of `residuals`."""
+        return self.objective.pull_back(theta, cotangents)
+
+    def normal_equations(self, theta: Array) -> tuple[float, Array, Array]:
+        """Evaluate f(z) - <tau, z - origin>, its gradient, and the matrix of f: a linear shift has no curvature."""
+        loss, gradient, matrix = self.objective.normal_equations(theta)
+        return loss - float(self.tau @ (theta - self.origin)), gradient - self.tau, matrix
+
 
 class GalerkinObjective(_Derived):
     """The fine loss as a function of a coarse correction: e -> f(x + P e).
@@ -241,6 +329,8 @@ class GalerkinObjective(_Derived):
         x, the fine iterate.
     prolong, restrict : callable
         P and its transpose, such as `transfer.prolong` and `transfer.restrict`.
+    restrict_matrix : callable, optional
+        M -> P^T M P for symmetric M, such as `transfer.restrict_matrix`; by default `restrict` on every row and column.
 
     Attributes
     ----------
@@ -255,11 +345,13 @@ class GalerkinObjective(_Derived):
         theta: Array,
         prolong: Callable[[Array], Array],
         restrict: Callable[[Array], Array],
+        restrict_matrix: Callable[[Array], Array] | None = None,
     ) -> None:
         super().__init__(objective)
         self.theta = theta
         self.prolong = prolong
         self.restrict = restrict
+        self.restrict_matrix = restrict_matrix or self._restrict_by_rows
         self.last: tuple[Array, float, Array] | None = None
 
     def value(self, correction: Array) -> float:
@@ -271,3 +363,21 @@ class GalerkinObjective(_Derived):
         loss, gradient = self.objective.value_and_gradient(self.theta + self.prolong(correction))
         self.last = correction, loss, gradient
         return loss, self.restrict(gradient)
+
+    def residuals(self, correction: Array) -> Array:
+        """Evaluate the residuals at x + P e."""
+        return self.objective.residuals(self.theta + self.prolong(correction))
+
+    def pull_back(self, correction: Array, cotangents: Array) -> Array:
+        """Multiply a vector with P^T J^T, J the Jacobian of f's residuals."""
+        return self.restrict(self.objective.pull_back(self.theta + self.prolong(correction), cotangents))
+
+    def normal_equations(self, correction: Array) -> tuple[float, Array, Array]:
+        """Evaluate f(x + P e), its gradient P^T f' and the matrix P^T M P."""
+        loss, gradient, matrix = self.objective.normal_equations(self.theta + self.prolong(correction))
+        return loss, self.restrict(gradient), self.restrict_matrix(matrix)
+
+    def _restrict_by_rows(self, matrix: Array) -> Array:
+        """P^T M P of a symmetric M, by P^T on all rows, twice."""
+        half = np.stack([self.restrict(row) for row in matrix])
+        return np.stack([self.restrict(column) for column in half.T])

@@ -168,7 +168,8 @@ class Stack:
         else:
             transfer = self._hierarchy.transfers[level]
             fine = self._model(level + 1, fraction)
-            inner = GalerkinObjective(fine, self[level + 1].theta, transfer.prolong, transfer.restrict)
+            theta = self[level + 1].theta
+            inner = GalerkinObjective(fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix)
         if correction is None or correction.tau is None:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
@@ -278,3 +279,15 @@ class Remembering:
         if theta is self._theta:
             return self._known.loss, self._known.gradient
         return self._model.value_and_gradient(theta)
+
+    def residuals(self, theta: Array) -> Array:
+        """Return the model's residuals."""
+        return self._model.residuals(theta)
+
+    def pull_back(self, theta: Array, cotangents: Array) -> Array:
+        """Return the model's product of the transposed Jacobian with a vector."""
+        return self._model.pull_back(theta, cotangents)
+
+    def normal_equations(self, theta: Array) -> tuple[float, Array, Array]:
+        """Return the model's value, gradient and Gauss-Newton matrix."""
+        return self._model.normal_equations(theta)

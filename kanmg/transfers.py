@@ -113,6 +113,29 @@ class Transfer:
         """
         return self._multiply(self.restriction, self.fine, gradient, self.coarse)
 
+    def restrict_matrix(self, matrix: Array) -> Array:
+        """Take a symmetric matrix of second derivatives from fine to coarse: P^T M P, P what `prolong` multiplies with.
+
+        Parameters
+        ----------
+        matrix : ndarray, shape (fine.num_coefficients, fine.num_coefficients)
+
+        Returns
+        -------
+        ndarray, shape (coarse.num_coefficients, coarse.num_coefficients)
+        """
+        half = self._whole_restriction @ matrix
+        return np.ascontiguousarray(self._whole_restriction @ half.T)
+
+    @cached_property
+    def _whole_restriction(self) -> scipy.sparse.csr_array:
+        """The matrix that `restrict` multiplies flat vectors with."""
+        blocks = [
+            scipy.sparse.kron(matrix, scipy.sparse.eye_array(layer.num_outputs))
+            for layer, matrix in zip(self.coarse.layers, self.restriction, strict=True)
+        ]
+        return scipy.sparse.block_diag(blocks, format="csr", dtype=self.dtype)
+
     def inject(self, theta: Array, kind: InjectionKind = "l2") -> Array:
         """Take coefficients from fine to coarse; undoes `prolong`.
 

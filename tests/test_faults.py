@@ -63,6 +63,11 @@ RUNS = {
     ),
     "galerkin": (FULL, kanmg.FullMultigrid(steps=2, coarse_steps=3), {"max_cycles": 2}),
     "several starts": (FULL, kanmg.NestedIteration(steps=(4, 3, 2), starts=kanmg.Starts(3, steps=4, fraction=0.5)), {}),
+    "Levenberg-Marquardt": (
+        FULL,
+        kanmg.FullMultigrid(kanmg.LevenbergMarquardt(), steps=2, coarse_steps=3, starts=2),
+        {"max_cycles": 1},
+    ),
     "torch": (FULL, kanmg.NestedIteration(kanmg.TorchOptimizer(torch.optim.RAdam, lr=0.01), steps=6), {}),
     "torch L-BFGS": (FULL, kanmg.NestedIteration(kanmg.TorchOptimizer(torch.optim.LBFGS, max_iter=3), steps=4), {}),
     "a user's smoother": (FULL, kanmg.NestedIteration(Counted(), steps=5), {}),

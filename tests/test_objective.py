@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import DtypeError, KanmgTypeError, ShapeError
+from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.problems.regression import Regression
 
@@ -215,3 +215,68 @@ def test_derived_objectives_count_and_batch_where_they_evaluate(shifted, galerki
 def test_derived_objectives_nest(galerkin, coarse):
     tau, origin = 0.1 * vector(coarse, 3), 0.1 * vector(coarse, 4)
     assert_gradient_is_right(ShiftedObjective(galerkin, tau, origin), 0.1 * vector(coarse, 5))
+
+
+# ---------------------------------------------------------------------------------------------------- sums of squares
+
+
+def assert_normal_equations_are_right(function, theta, shift=0.0, h=1e-6):
+    loss, gradient, matrix = function.normal_equations(theta)
+    expected_loss, expected_gradient = function.value_and_gradient(theta)
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-9, abs=1e-12)
+    residuals = function.residuals(theta)
+    assert gradient + shift == pytest.approx(2.0 * function.pull_back(theta, residuals), rel=1e-9, abs=1e-12)
+    for direction in np.random.default_rng(1).standard_normal((4, len(theta))):
+        along = (function.residuals(theta + h * direction) - function.residuals(theta - h * direction)) / (2.0 * h)
+        assert matrix @ direction == pytest.approx(2.0 * function.pull_back(theta, along), rel=1e-5, abs=1e-6)
+
+
+def test_normal_equations(coarse):
+    assert_normal_equations_are_right(coarse, vector(coarse))
+
+
+def test_shifted_normal_equations(shifted):
+    objective, origin, _ = shifted
+    assert_normal_equations_are_right(objective, origin + 0.1, objective.tau)
+
+
+def test_galerkin_normal_equations(galerkin, coarse):
+    assert_normal_equations_are_right(galerkin, 0.1 * vector(coarse))
+
+
+def test_galerkin_matrix_is_restricted_row_by_row_unless_told_otherwise(hierarchy, galerkin, coarse, fine):
+    correction, transfer = 0.1 * vector(coarse), hierarchy.transfers[0]
+    other = GalerkinObjective(fine, vector(fine), transfer.prolong, transfer.restrict, transfer.restrict_matrix)
+    matrix = other.normal_equations(correction)[2]
+    assert matrix == pytest.approx(galerkin.normal_equations(correction)[2], rel=1e-10, abs=1e-13)
+
+
+def test_sums_of_squares_are_counted(hierarchy, coarse):
+    evaluator, theta = hierarchy[0].evaluator, vector(coarse)
+    residuals = coarse.residuals(theta)
+    assert coarse.work == 60 * evaluator.value_cost_per_sample
+    coarse.pull_back(theta, residuals)
+    assert coarse.work == 60 * (evaluator.value_cost_per_sample + evaluator.cost_per_sample)
+    before, n = coarse.work, len(theta)
+    coarse.normal_equations(theta)
+    assert coarse.work - before == 60 * (evaluator.cost_per_sample + n * (n + 1) / 2)
+    assert coarse.evaluations == 3
+
+
+def test_sums_of_squares_of_tensors_are_tensors(coarse):
+    theta = vector(coarse)
+    tensor = torch.from_numpy(theta)
+    residuals = coarse.residuals(tensor)
+    pulled_back = coarse.pull_back(tensor, residuals)
+    _, gradient, matrix = coarse.normal_equations(tensor)
+    assert all(isinstance(result, torch.Tensor) for result in (residuals, pulled_back, gradient, matrix))
+    assert np.array_equal(matrix.numpy(), coarse.normal_equations(theta)[2])
+
+
+def test_sums_of_squares_of_mini_batches_are_refused(coarse):
+    theta = vector(coarse)
+    coarse.batch = 1
+    for call in (coarse.residuals, coarse.normal_equations, lambda theta: coarse.pull_back(theta, np.zeros(60))):
+        with pytest.raises(KanmgValueError, match=r"those of all samples, but a mini-batch was asked for\. Leave out"):
+            call(theta)

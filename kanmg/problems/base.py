@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from kanmg.errors import KanmgTypeError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,6 +28,7 @@ class Problem(ABC):
 
     To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
     """
+    If the loss is a sum of squares, `residuals`, `pull_back` and `normal_equations` make Levenberg-Marquardt possible.
 
     @property
     @abstractmethod
@@ -126,6 +129,93 @@ class Problem(ABC):
         batch : int, optional
             Number of the mini-batch; all samples by default.
         gradient : bool, default True
+    # ------------------------------------------------------------------------------------------------- sums of squares
+
+    def residuals(self, evaluator: Evaluator, theta: Array) -> Array:  # noqa: ARG002
+        """Evaluate the vector R of all samples whose sum of squares is the loss, weights included.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        ndarray, shape (M,)
+
+        Raises
+        ------
+        KanmgTypeError
+            If the loss is no sum of squares, here and below.
+        """
+        raise self._no_sum_of_squares()
+
+    def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:  # noqa: ARG002
+        """Multiply a vector with the transpose of the Jacobian J of `residuals`.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        cotangents : ndarray, shape (M,)
+
+        Returns
+        -------
+        ndarray, shape (num_coefficients,)
+        """
+        raise self._no_sum_of_squares()
+
+    def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:  # noqa: ARG002
+        """Evaluate the loss, its gradient 2 J^T R and the Gauss-Newton matrix 2 J^T J.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        loss : float
+        gradient : ndarray, shape (num_coefficients,)
+        matrix : ndarray, shape (num_coefficients, num_coefficients)
+            Symmetric; new arrays.
+        """
+        raise self._no_sum_of_squares()
+
+    def normal_equations_work(self, evaluator: Evaluator) -> float:
+        """Count the multiply-adds of `normal_equations`: a loss and gradient, and half a symmetric product J^T J.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        """
+        size = evaluator.network.num_coefficients
+        return self.work(evaluator) + 0.5 * self.num_residuals * size * (size + 1)
+
+    @property
+    def num_residuals(self) -> int:
+        """Length M of `residuals`; by default one for each sample."""
+        return self.num_samples
+
+    def require_sum_of_squares(self) -> None:
+        """Refuse what needs the three methods above if this problem does not implement them.
+
+        Raises
+        ------
+        KanmgTypeError
+        """
+        if type(self).normal_equations is Problem.normal_equations:
+            raise self._no_sum_of_squares()
+
+    def _no_sum_of_squares(self) -> KanmgTypeError:
+        return KanmgTypeError(
+            f"`{type(self).__name__}` does not say of which residuals its loss is the sum of squares. Use "
+            "`kanmg.LBFGS()`, which needs no more than loss and gradient, instead of `kanmg.LevenbergMarquardt()`; or "
+            "implement `residuals`, `pull_back` and `normal_equations`."
+        )
+
+    # ----------------------------------------------------------------------------------------------------- counted work
+
         """
         cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
         return cost * self.batch_length(batch)

@@ -16,8 +16,11 @@ from kanmg.problems.samples import Samples, check_same_dtype
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array, Evaluator
+    from collections.abc import Iterator
+
     from kanmg.hierarchy import Level
 
+    from kanmg.problems.samples import Chunk
 __all__ = ["Regression"]
 
 # An initialisation looks at no more points than these.
@@ -160,6 +163,42 @@ class Regression(Problem):
     def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
         if self._validation is None:
             return None
+    def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
+        parts = [
+            (roots * (evaluator.value(theta, chunk.x) - chunk.y)).ravel() for chunk, roots in self._rooted_chunks()
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
+        gradient, first = np.zeros_like(theta), 0
+        columns = np.asarray(cotangents).reshape(self.num_samples, self.num_outputs)
+        for chunk, roots in self._rooted_chunks():
+            last = first + len(chunk.x)
+            gradient += evaluator.adjoint(theta, chunk.x, roots * columns[first:last])[0]
+            first = last
+        return gradient
+
+    def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
+        loss, gradient, matrix = 0.0, np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
+        for x, y, weights in self._samples.pieces():
+            errors = evaluator.value(theta, x) - y
+            part, vector = evaluator.gauss_newton(theta, x, errors, weights)
+            weighted = errors if weights is None else weights[:, None] * errors
+            loss += float(np.vdot(weighted, errors))
+            gradient += vector
+            matrix += part
+        return self._factor * loss, 2.0 * self._factor * gradient, 2.0 * self._factor * matrix
+
+    @property
+    def num_residuals(self) -> int:
+        return self.num_samples * self.num_outputs
+
+    def _rooted_chunks(self) -> Iterator[tuple[Chunk, Array]]:
+        """Go through all samples; with the roots of what multiplies their squared errors in the loss, as a column."""
+        for chunk in self._samples.pieces():
+            weights = np.ones(1, self.dtype) if chunk.weights is None else chunk.weights
+            yield chunk, np.sqrt(weights * self.dtype.type(self._factor))[:, None]
+
         scale = self._validation.total_weight * self.num_outputs
         return self._validation.squared_error_value(evaluator, theta) / scale
 

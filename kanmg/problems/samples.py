@@ -133,6 +133,10 @@ class Samples:
 
     def _gather(self, array: Array, rows: slice) -> Array:
         return array[rows] if self.rows is None else np.take(array, self.rows[rows], axis=0)
+    def pieces(self) -> Iterator[Chunk]:
+        """Go through the samples in as few pieces as can be had without copying more than one chunk at a time."""
+        return self.chunks() if self._whole is None else iter((self._whole,))
+
 
 
 def _checked_weights(weights: Any) -> Array:

@@ -12,7 +12,9 @@ from kanmg.errors import KanmgTypeError, KanmgValueError
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
+    from kanmg.hierarchy import Level
     from kanmg.objective import SmoothFunction
+    from kanmg.problems.base import Problem
 
 __all__ = ["Smoother", "StepRecord"]
 
@@ -25,8 +27,8 @@ class StepRecord(NamedTuple):
     Attributes
     ----------
     loss : float
-        Loss of the last accepted point that was evaluated: of the returned coefficients for `LBFGS`, of those that the
-        step started from for `Adam`.
+        Loss of the last accepted point that was evaluated: of the returned coefficients for `LBFGS` and
+        `LevenbergMarquardt`, of those that the step started from for `Adam`.
     gradient_norm : float
         Euclidean norm of the gradient at the same point.
     step_size : float
@@ -81,6 +83,19 @@ class Smoother(ABC, Generic[State]):
         theta : ndarray, shape (num_coefficients,)
         state : object
         record : StepRecord
+        """
+
+    def check(self, problem: Problem, level: Level) -> None:
+        """Refuse a problem or a level that this smoother cannot treat; `kanmg.solve` calls this before it begins.
+
+        Parameters
+        ----------
+        problem : Problem
+        level : Level
+
+        Raises
+        ------
+        KanmgError
         """
 
     def known(self, state: State) -> tuple[float, Array] | None:  # noqa: ARG002

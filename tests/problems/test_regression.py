@@ -629,3 +629,99 @@ def test_hierarchies_that_do_not_fit(problem, options, error, message):
 def test_points_on_the_ends_of_the_domain_are_inside():
     x = np.array([[0.0, 0.1], [0.1, 0.0]], dtype="float32")
     Regression(x, x[:, 0]).check([make_level(dtype="float32", domain=(0.0, 0.1))])
+
+
+# ---------------------------------------------------------------------------------------------------- sums of squares
+
+
+def weighted(num_outputs, *, weights=True, **options):
+    x, y = data(num_outputs=num_outputs)
+    values = np.random.default_rng(3).uniform(0.0, 2.0, len(x)) if weights else None
+    return Regression(x, y, weights=values, **options)
+
+
+SUMS = pytest.mark.parametrize(
+    "make",
+    [
+        lambda: weighted(1, weights=False),
+        lambda: weighted(1),
+        lambda: weighted(3),
+        lambda: weighted(3).subset(0.4),
+        lambda: weighted(3, validation=0.2),
+        lambda: weighted(3, batch_size=7),
+    ],
+    ids=["plain", "weights", "outputs", "subset", "validation", "batches"],
+)
+
+
+def case(make):
+    problem = make()
+    level = make_level(problem.num_outputs)
+    return problem, level.evaluator, coefficients(level)
+
+
+@SUMS
+def test_the_loss_is_the_sum_of_the_squared_residuals(make):
+    problem, evaluator, theta = case(make)
+    residuals = problem.residuals(evaluator, theta)
+    assert residuals.shape == (problem.num_residuals,) == (problem.num_samples * problem.num_outputs,)
+    assert residuals @ residuals == pytest.approx(problem.loss(evaluator, theta), rel=1e-13)
+
+
+@SUMS
+def test_pulled_back_vectors_are_those_of_finite_differences(make):
+    problem, evaluator, theta = case(make)
+    rng, h = np.random.default_rng(4), 1e-6
+    cotangents = rng.standard_normal(problem.num_residuals)
+    pulled_back = problem.pull_back(evaluator, theta, cotangents)
+    for direction in rng.standard_normal((5, len(theta))):
+        ahead, back = (problem.residuals(evaluator, theta + sign * h * direction) for sign in (1, -1))
+        assert pulled_back @ direction == pytest.approx(cotangents @ (ahead - back) / (2 * h), rel=1e-6, abs=1e-8)
+
+
+@SUMS
+def test_normal_equations_agree_with_loss_gradient_and_finite_differences(make):
+    problem, evaluator, theta = case(make)
+    loss, gradient, matrix = problem.normal_equations(evaluator, theta)
+    expected_loss, expected_gradient = problem.loss_and_gradient(evaluator, theta)
+    assert loss == pytest.approx(expected_loss, rel=1e-13)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-10, abs=1e-13)
+    assert gradient == pytest.approx(
+        2.0 * problem.pull_back(evaluator, theta, problem.residuals(evaluator, theta)), rel=1e-10, abs=1e-13
+    )
+    h = 1e-6
+    columns = [
+        (problem.residuals(evaluator, theta + h * unit) - problem.residuals(evaluator, theta - h * unit)) / (2 * h)
+        for unit in np.eye(len(theta))
+    ]
+    assert matrix == pytest.approx(2.0 * np.array(columns) @ np.array(columns).T, rel=1e-6, abs=1e-8)
+
+
+def test_sums_of_squares_of_samples_in_many_chunks(monkeypatch):
+    problem, evaluator, theta = case(lambda: weighted(3).subset(0.9))
+    expected = problem.normal_equations(evaluator, theta)
+    residuals = problem.residuals(evaluator, theta)
+    pulled_back = problem.pull_back(evaluator, theta, residuals)
+
+    def small_chunks(num_rows, row_size):  # noqa: ARG001
+        return (slice(i, min(i + 7, num_rows)) for i in range(0, num_rows, 7))
+
+    monkeypatch.setattr("kanmg.problems.samples.row_chunks", small_chunks)
+    again = weighted(3).subset(0.9)
+    assert len(list(again._samples.pieces())) > 1
+    assert again.residuals(evaluator, theta) == pytest.approx(residuals, rel=1e-13)
+    assert again.pull_back(evaluator, theta, residuals) == pytest.approx(pulled_back, rel=1e-12, abs=1e-14)
+    for chunked, whole in zip(again.normal_equations(evaluator, theta), expected, strict=True):
+        assert chunked == pytest.approx(whole, rel=1e-12, abs=1e-14)
+
+
+def test_sums_of_squares_in_float32():
+    x, y = data(dtype="float32")
+    level = make_level(dtype="float32")
+    problem, evaluator, theta = Regression(x, y), level.evaluator, coefficients(level)
+    residuals = problem.residuals(evaluator, theta)
+    loss, gradient, matrix = problem.normal_equations(evaluator, theta)
+    pulled_back = problem.pull_back(evaluator, theta, residuals)
+    assert {array.dtype for array in (residuals, gradient, matrix, pulled_back)} == {np.dtype("float32")}
+    assert loss == pytest.approx(problem.loss(evaluator, theta), rel=1e-5)
+    assert matrix == pytest.approx(matrix.T)

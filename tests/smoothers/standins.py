@@ -34,8 +34,48 @@ class Function:
         return loss, gradient
 
 
+class LeastSquares(Function):
+    """An objective that knows of which residuals it is the sum of squares."""
+
+    def __init__(self, residuals, jacobian, start, name=""):
+        super().__init__(lambda x: np.sum(residuals(x) ** 2), lambda x: 2.0 * jacobian(x).T @ residuals(x), start, name)
+        self.residuals, self.jacobian = residuals, jacobian
+
+    def pull_back(self, theta, cotangents):
+        return self.jacobian(theta).T @ cotangents
+
+    def normal_equations(self, theta):
+        residuals, jacobian = self.residuals(theta), self.jacobian(theta)
+        return float(residuals @ residuals), 2.0 * jacobian.T @ residuals, 2.0 * jacobian.T @ jacobian
+
+
 def least_squares(residuals, jacobian, start, name=""):
-    return Function(lambda x: np.sum(residuals(x) ** 2), lambda x: 2.0 * jacobian(x).T @ residuals(x), start, name)
+    return LeastSquares(residuals, jacobian, start, name)
+
+
+def linear_least_squares(num_residuals, num_coefficients, seed=0, noise=0.0):
+    """Residuals A x - b with a random A; without noise the minimum is 0 at a random point."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.standard_normal((num_residuals, num_coefficients))
+    right = matrix @ rng.standard_normal(num_coefficients) + noise * rng.standard_normal(num_residuals)
+    return LeastSquares(lambda x: matrix @ x - right, lambda _: matrix, np.zeros(num_coefficients), "linear")
+
+
+def rosenbrock_residuals(num_coefficients):
+    """The function of `rosenbrock`, as a sum of squares."""
+    n = num_coefficients - 1
+
+    def residuals(x):
+        return np.concatenate([10.0 * (x[1:] - x[:-1] ** 2), 1.0 - x[:-1]])
+
+    def jacobian(x):
+        result = np.zeros((2 * n, n + 1))
+        i = np.arange(n)
+        result[i, i], result[i, i + 1], result[n + i, i] = -20.0 * x[:-1], 10.0, -1.0
+        return result
+
+    start = np.tile([-1.2, 1.0], num_coefficients // 2)
+    return LeastSquares(residuals, jacobian, start, f"rosenbrock({num_coefficients})")
 
 
 def quadratic(num_coefficients, condition, seed=0):
