@@ -37,13 +37,15 @@ from kanmg.initialisation import initial_coefficients
 from kanmg.network import Affine, Network, Spline
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.problems.base import Problem
+from kanmg.problems.collocation import Collocation
 from kanmg.problems.regression import Regression
+from kanmg.problems.terms import Term
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
-from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.starts import Starts
 
@@ -54,6 +56,7 @@ __all__ = [
     "Adam",
     "Affine",
     "CheckpointError",
+    "Collocation",
     "ConvergenceError",
     "DeviceError",
     "DomainError",
@@ -68,10 +71,10 @@ __all__ = [
     "KanmgWarning",
     "Knots",
     "Level",
+    "LevenbergMarquardt",
     "NestedIteration",
     "NestingError",
     "Network",
-    "LevenbergMarquardt",
     "NonFiniteError",
     "Objective",
     "Problem",
@@ -85,6 +88,7 @@ __all__ = [
     "Starts",
     "Status",
     "StepRecord",
+    "Term",
     "TorchOptimizer",
     "Transfer",
     "VCycle",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -72,6 +70,7 @@ class Evaluator(ABC):
     def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
         """Gradients of `sum(cotangents * value(theta, x))` with respect to `theta` and to `x`."""
 
+    @abstractmethod
     def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
         """Gradient with respect to `theta` of a weighted sum of values and directional derivatives.
 
@@ -90,8 +89,8 @@ class Evaluator(ABC):
         -------
         ndarray, shape (num_coefficients,)
         """
-        return self._fallback.jet_adjoint(theta, x, directions, cotangents)
 
+    @abstractmethod
     def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
         """Compute what `jet_adjoint` sums, for every sample alone: dense, shape (N, num_coefficients).
 
@@ -110,7 +109,6 @@ class Evaluator(ABC):
         -------
         ndarray, shape (N, num_coefficients)
         """
-        return self._fallback.jet_jacobian(theta, x, directions, cotangents)
 
     @abstractmethod
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
@@ -146,14 +144,6 @@ class Evaluator(ABC):
     @abstractmethod
     def value_cost_per_sample(self) -> float:
         """Multiply-adds of one value without gradient, per sample."""
-
-    @cached_property
-    def _fallback(self) -> Evaluator:
-        """What computes the adjoints of jets for an evaluator without sweeps of its own for them."""
-        # By name, because the reference stands above this interface.
-        reference = import_module("kanmg.evaluators.reference")
-        evaluator: Evaluator = reference.ReferenceEvaluator(self.network, self.dtype)
-        return evaluator
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle an evaluator as the arguments that it is built from.

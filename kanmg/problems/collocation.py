@@ -1,0 +1,351 @@
+"""Problems given by residuals at points: equations, initial and boundary conditions, data."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
+from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.network import Spline
+from kanmg.problems.base import Problem
+from kanmg.problems.batches import Stream, generator, permutation
+from kanmg.problems.bound_term import BoundTerm
+from kanmg.problems.recording import sample_residual
+from kanmg.problems.terms import Term, naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.hierarchy import Level
+    from kanmg.network import Network
+
+__all__ = ["Collocation"]
+
+# An initialisation looks at no more points than these.
+_MAX_TRAINING_INPUTS = 4096
+# A part of a term has no fewer points than these, if the term has them.
+_MIN_POINTS = 8
+# The fingerprint calls each residual on no more points than these.
+_SAMPLED_POINTS = 256
+
+
+class Collocation(Problem):
+    """Find fields whose residuals vanish at points, in the sense of least squares.
+
+    The loss is the sum over the terms of their weights times the weighted means over the points of the means over the
+    residuals at a point of their squares,
+
+        sum_terms weight sum_n w_n mean_i r_ni^2 / sum_n w_n.
+
+    Parameters
+    ----------
+    coordinates : sequence of str
+        Names of the network's inputs.
+    fields : sequence of str
+        Names of the network's outputs.
+    terms : sequence of Term
+    seed : int, default 0
+        Of the points of coarse levels.
+
+    Attributes
+    ----------
+    coordinates, fields : tuple of str
+    terms : tuple of Term
+    dtype : numpy.dtype
+        Of all points.
+    num_samples : int
+        Points of all terms.
+    num_residuals : int
+        Residuals of all terms.
+
+    Raises
+    ------
+    KanmgError
+        If names or terms are missing, twice there, or contradict each other; if a residual does not return a finite
+        tensor of shape (N,) or (N, R) in the dtype of the points, is no pointwise expression, or does not depend on
+        the fields; if it differentiates by what is no coordinate.
+
+    Notes
+    -----
+    Which derivatives a residual needs is found by calling it with random fields. Every term gets only the derivatives
+    it needs, along as few directions as possible (`plan_derivatives`). The evaluator computes them forwards and their
+    adjoint backwards; torch differentiates nothing but the residual's own, pointwise expression. Points are evaluated
+    in chunks.
+
+    Derivatives of order above the degree of the network's splines are refused: those of a single spline vanish there,
+    and those of a composition are wrong at the knots.
+
+    Examples
+    --------
+    The boundary value problem u'' = -pi^2 sin(pi x), u(-1) = u(1) = 0:
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import kanmg
+    >>> def equation(x, u):
+    ...     return u.d("x", "x") + torch.pi**2 * torch.sin(torch.pi * x[:, 0])
+    >>> points = np.linspace(-1, 1, 101).reshape(-1, 1)
+    >>> terms = [
+    ...     kanmg.Term("equation", equation, points),
+    ...     kanmg.Term("boundary", lambda x, u: u.value, points[[0, -1]], weight=100.0),
+    ... ]
+    >>> problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+    >>> problem
+    Collocation((x) -> (u), 103 points: 101 equation, 2 boundary, float64)
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=5, num_intervals=4, num_levels=2)
+    >>> solution = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(steps=60))
+    >>> bool(np.abs(solution(points) - np.sin(np.pi * points)).max() < 1e-3)
+    True
+    >>> round(solution.derivative(np.array([[0.0]]), "x").item(), 2)
+    3.14
+    """
+
+    def __init__(
+        self, *, coordinates: Sequence[str], fields: Sequence[str], terms: Sequence[Term], seed: int = 0
+    ) -> None:
+        self._coordinates = _checked_names("coordinates", coordinates)
+        self.fields = _checked_names("fields", fields)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise KanmgValueError(f"`seed={seed!r}`. Pass an integer, at least 0.")
+        self._seed = int(seed)
+        checked = _checked_terms(terms, self._coordinates)
+        bound = []
+        for term in checked:
+            with naming(term.name):
+                bound.append(BoundTerm(term, self._coordinates, self.fields))
+        self._bound = tuple(bound)
+
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(self.coordinates), ", ".join(self.fields)
+        points = ", ".join(f"{len(term)} {term.name}" for term in self.terms)
+        return f"Collocation(({inputs}) -> ({outputs}), {self.num_samples} points: {points}, {self.dtype})"
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        return self._coordinates
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the loss."""
+        return tuple(bound.term for bound in self._bound)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of all points."""
+        return self.terms[0].points.dtype
+
+    @property
+    def num_samples(self) -> int:
+        return sum(map(len, self.terms))
+
+    @property
+    def num_residuals(self) -> int:
+        return sum(bound.num_residuals for bound in self._bound)
+
+    # ---------------------------------------------------------------------------------------------------------- losses
+
+    def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:  # noqa: ARG002
+        return sum(bound.loss(evaluator, theta) for bound in self._bound)
+
+    def loss_and_gradient(
+        self,
+        evaluator: Evaluator,
+        theta: Array,
+        batch: int | None = None,  # noqa: ARG002 - there is one batch
+    ) -> tuple[float, Array]:
+        gradient = np.zeros_like(theta)
+        loss = sum(bound.add_gradient(evaluator, theta, gradient) for bound in self._bound)
+        return loss, gradient
+
+    def term_losses(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
+        """Evaluate the parts of the loss, weights included.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        dict of str to float
+            By the names of the terms.
+        """
+        return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
+
+    def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
+        return np.concatenate([bound.residuals(evaluator, theta) for bound in self._bound])
+
+    def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
+        gradient, start = np.zeros_like(theta), 0
+        for bound in self._bound:
+            part = np.asarray(cotangents)[start : start + bound.num_residuals]
+            bound.add_pull_back(evaluator, theta, part, gradient)
+            start += bound.num_residuals
+        return gradient
+
+    def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
+        vector, matrix = np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
+        loss = sum(bound.add_normal_equations(evaluator, theta, vector, matrix) for bound in self._bound)
+        return loss, 2.0 * vector, 2.0 * matrix
+
+    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:  # noqa: ARG002
+        """Count the multiply-adds of one loss, with its gradient or without.
+
+        A jet with D directions of order r counts as 1 + D r values.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        batch : int, optional
+            There is one batch.
+        gradient : bool, default True
+        """
+        cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
+        return cost * sum(len(bound.term) * bound.cost_factor for bound in self._bound)
+
+    # ----------------------------------------------------------------------------------------------- what a run needs
+
+    def training_inputs(self) -> Array:
+        """Points on which an initialisation looks at hidden values: all, or 4096 drawn at random."""
+        if self.num_samples <= _MAX_TRAINING_INPUTS:
+            return np.concatenate([term.points for term in self.terms])
+        random = generator(self._seed, Stream.INPUTS)
+        drawn = np.sort(random.choice(self.num_samples, _MAX_TRAINING_INPUTS, replace=False))
+        ends = np.cumsum([len(term) for term in self.terms])
+        parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+        starts = (0, *ends[:-1])
+        return np.concatenate(
+            [term.points[part - start] for term, part, start in zip(self.terms, parts, starts, strict=True)]
+        )
+
+    def subset(self, fraction: float) -> Collocation:
+        """Return the problem on a random part of every term's points: for one fraction always the same part.
+
+        A smaller part is contained in a larger one. No term has fewer than 8 points, unless it has fewer in all.
+
+        Parameters
+        ----------
+        fraction : float
+            In (0, 1].
+
+        Raises
+        ------
+        KanmgValueError
+            If `fraction` is not.
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise KanmgValueError(f"`subset` got `fraction={fraction!r}`. It must lie in (0, 1].")
+        if fraction == 1.0:
+            return self
+        part = copy.copy(self)
+        part._bound = tuple(  # noqa: SLF001 - another collocation
+            bound.take(self._chosen(len(bound.term), fraction, number)) for number, bound in enumerate(self._bound)
+        )
+        return part
+
+    def _chosen(self, length: int, fraction: float, term: int) -> Array:
+        """Choose the points of a term; sorted, so that gathering them goes through memory in order."""
+        count = min(length, max(_MIN_POINTS, round(fraction * length)))
+        return np.sort(permutation(length, self._seed, Stream.SUBSET, term)[:count])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names, weights, points, the derivatives that residuals ask for, and their values.
+
+        The residuals are called on some of their points with random fields, so that another equation is another
+        problem, however it is written; the values are rounded to six digits.
+        """
+        digest = hashlib.sha256(f"Collocation {self.coordinates} {self.fields} {self._seed}".encode())
+        for bound in self._bound:
+            term = bound.term
+            digest.update(f"{term.name} {term.weight!r} {bound.requests}".encode())
+            for array in (term.points, term.point_weights):
+                _update_digest(digest, array)
+            values = sample_residual(term, self.coordinates, self.fields, _SAMPLED_POINTS)
+            digest.update(" ".join(f"{value:.5e}" for value in values.ravel().tolist()).encode())
+        return digest.hexdigest()
+
+    def check_level(self, level: Level) -> None:
+        network = level.network
+        _check_outputs(self.fields, network)
+        for bound in self._bound:
+            with naming(bound.term.name):
+                points = bound.term.points
+                check_columns(points, network.widths, "points")
+                check_dtype(points, level.evaluator.dtype, "points")
+                if network.domain is not None:
+                    check_domain(points, network.domain, "points", inputs=self.coordinates)
+                _check_degree(bound.plan.requests, self.coordinates, network)
+                bound.check_evaluator(level.evaluator)
+
+
+def _checked_names(what: str, names: Any) -> tuple[str, ...]:
+    """Return names as a tuple of distinct strings."""
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise KanmgTypeError(f'`{what}={names!r}`. Pass a tuple of names, such as `{what}=("x", "t")`.')
+    checked = tuple(names)
+    if not checked or len(set(checked)) < len(checked):
+        raise KanmgValueError(f"`{what}={checked!r}`. Pass at least one name, and each once.")
+    return checked
+
+
+def _checked_terms(terms: Iterable[Term], coordinates: Sequence[str]) -> tuple[Term, ...]:
+    """Return terms that fit each other and the coordinates."""
+    if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
+        raise KanmgTypeError("`terms` holds something that is no term. Pass a list of `kanmg.Term`s.")
+    checked = tuple(terms)
+    names = [term.name for term in checked]
+    if not checked or len(set(names)) < len(names):
+        raise KanmgValueError(f"`terms` has the names {names}. Pass at least one term, and give each its own name.")
+    if not any(term.weight for term in checked):
+        raise KanmgValueError("the `weight` of every term is 0. At least one must be positive.")
+    for term in checked:
+        columns = term.points.shape[1]
+        if columns != len(coordinates):
+            raise ShapeError(
+                f"term {term.name!r}: `points` has shape {term.points.shape} but there are {len(coordinates)} "
+                f"coordinates, {tuple(coordinates)}. Pass points of shape (N, {len(coordinates)})."
+            )
+        if term.points.dtype != checked[0].points.dtype:
+            raise DtypeError(
+                f"the points of term {term.name!r} are {term.points.dtype} but those of term {checked[0].name!r} are "
+                f"{checked[0].points.dtype}. Convert one of them by `.astype(...)`."
+            )
+    return checked
+
+
+def _check_outputs(fields: Sequence[str], network: Network) -> None:
+    """Refuse a network without one output for each field."""
+    if network.num_outputs != len(fields):
+        raise ShapeError(
+            f"`fields` names {tuple(fields)}, but `hierarchy` was built with {network.num_outputs} "
+            f"output{'' if network.num_outputs == 1 else 's'} (`widths={network.widths}`). Every field is one output: "
+            f"build it with `widths=({', '.join(map(str, network.widths[:-1]))}, {len(fields)})`."
+        )
+
+
+def _check_degree(requests: Sequence[Sequence[int]], coordinates: Sequence[str], network: Network) -> None:
+    """Refuse derivatives of an order that the splines do not have."""
+    degrees = [layer.degree for layer in network.layers if isinstance(layer, Spline)]
+    highest = max(requests, key=len)
+    if degrees and len(highest) > min(degrees):
+        names = ", ".join(f'"{coordinates[i]}"' for i in highest)
+        raise KanmgValueError(
+            f"the residual asks for the derivative ({names}) of order {len(highest)}, but splines of degree "
+            f"{min(degrees)} have derivatives up to that order only. Build the hierarchy with `degree={len(highest)}` "
+            f"or more; {len(highest) + 2} is a good choice."
+        )
+
+
+def _update_digest(digest: hashlib._Hash, array: Array | None) -> None:
+    """Add shape, dtype and data to a hash, chunk by chunk."""
+    if array is None:
+        digest.update(b"none")
+        return
+    digest.update(f"{array.dtype.str}{array.shape}".encode())
+    for rows in row_chunks(len(array), array[0].size):
+        digest.update(array[rows].data.cast("B"))

@@ -1,0 +1,117 @@
+"""Fields: what a residual sees of a network, a value and derivatives by the names of the coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from kanmg.errors import KanmgTypeError, KanmgValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kanmg.evaluators.base import Array
+    from kanmg.jets import Request
+
+__all__ = ["Field", "Recorder"]
+
+
+class Field:
+    """A field at the points that a residual was called with: `u.value`, `u.d("x")`, `u.d("x", "t")`.
+
+    Residuals get fields as arguments; nobody else makes them.
+
+    Parameters
+    ----------
+    name : str
+    coordinates : sequence of str
+        Names of the coordinates.
+    look_up : callable
+        A derivative's coordinates, sorted, to a tensor of shape (N,): () the value, (0, 1) the mixed derivative.
+
+    Examples
+    --------
+    >>> u = Field("u", ("x", "t"), {(): torch.tensor([1.0]), (0, 1): torch.tensor([2.0])}.__getitem__)
+    >>> u.value, u.d("t", "x")
+    (tensor([1.]), tensor([2.]))
+    """
+
+    def __init__(self, name: str, coordinates: Sequence[str], look_up: Callable[[Request], torch.Tensor]) -> None:
+        self.name = name
+        self._coordinates = tuple(coordinates)
+        self._look_up = look_up
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The field itself: shape (N,)."""
+        return self._look_up(())
+
+    def d(self, *coordinates: str) -> torch.Tensor:
+        """Differentiate by one coordinate after the other.
+
+        Parameters
+        ----------
+        *coordinates : str
+            Names of coordinates, in any order: `u.d("x", "x")` is the second derivative by x.
+
+        Returns
+        -------
+        Tensor, shape (N,)
+
+        Raises
+        ------
+        KanmgValueError
+            If there is no coordinate of that name.
+        """
+        return self._look_up(tuple(sorted(self._number(coordinate) for coordinate in coordinates)))
+
+    def _number(self, coordinate: str) -> int:
+        if not isinstance(coordinate, str):
+            raise KanmgTypeError(
+                f'`{self.name}.d` got {coordinate!r}. Pass names of coordinates, such as `{self.name}.d("'
+                f'{self._coordinates[0]}")`.'
+            )
+        if coordinate not in self._coordinates:
+            names = ", ".join(map(repr, self._coordinates))
+            raise KanmgValueError(
+                f"`{self.name}` is to be differentiated by {coordinate!r}, which is no coordinate. The coordinates are "
+                f"{names}; write one name per derivative, `{self.name}.d({names})`."
+            )
+        return self._coordinates.index(coordinate)
+
+    def __repr__(self) -> str:
+        return f"Field({self.name!r}, coordinates={self._coordinates})"
+
+
+class Recorder:
+    """Random numbers in the place of a field's value and derivatives; remembers what was asked for.
+
+    Parameters
+    ----------
+    field : int
+        Number of the field.
+    points : ndarray, shape (N, d)
+        For their number and dtype.
+    interval : (float, float)
+        From which the numbers are drawn.
+
+    Attributes
+    ----------
+    leaves : dict
+        What was asked for, with the numbers that were given out, which torch differentiates by.
+    """
+
+    def __init__(self, field: int, points: Array, interval: tuple[float, float]) -> None:
+        self.leaves: dict[Request, torch.Tensor] = {}
+        self._field = field
+        self._points = points
+        self._interval = interval
+
+    def __call__(self, request: Request) -> torch.Tensor:
+        if request not in self.leaves:
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._field, *request))))
+            numbers = random.uniform(*self._interval, len(self._points)).astype(self._points.dtype)
+            self.leaves[request] = torch.from_numpy(numbers).requires_grad_()
+        return self.leaves[request]

@@ -1,0 +1,216 @@
+"""Calling a residual with random fields: which derivatives it needs, and what is wrong with it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kanmg.arrays import row_chunks
+from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
+from kanmg.problems.fields import Field, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kanmg.evaluators.base import Array
+    from kanmg.jets import Request
+    from kanmg.problems.terms import Term
+
+__all__ = ["Recording", "record", "sample_residual"]
+
+_FEW_POINTS = 8
+# A residual may take the root of a field or divide by it: only what fails in all three is the residual's own fault.
+_INTERVALS = ((0.1, 0.9), (-0.9, -0.1), (1.0, 2.0))
+
+
+class Recording(NamedTuple):
+    """What a residual asks for and returns.
+
+    Attributes
+    ----------
+    requests : tuple of tuple
+        For each field, the coordinates of what it is asked for.
+    num_components : int
+        How many residuals there are at every point.
+    """
+
+    requests: tuple[tuple[Request, ...], ...]
+    num_components: int
+
+
+class _Call(NamedTuple):
+    """One call of a residual with random fields."""
+
+    output: torch.Tensor
+    recorders: list[Recorder]
+
+    @property
+    def leaves(self) -> list[torch.Tensor]:
+        return [leaf for recorder in self.recorders for leaf in recorder.leaves.values()]
+
+
+def record(term: Term, coordinates: Sequence[str], fields: Sequence[str]) -> Recording:
+    """Find the derivatives that a residual needs, and refuse a residual that cannot be trained with.
+
+    Parameters
+    ----------
+    term : Term
+    coordinates, fields : sequence of str
+        Names.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    KanmgError
+        If the residual returns something else than a tensor of shape (N,) or (N, R) in the dtype of the points, that
+        depends on the fields, point by point, and is finite with finite derivatives.
+    """
+    _check_signature(term, fields)
+    few = term.points[np.unique(np.linspace(0, len(term) - 1, _FEW_POINTS).astype(int))]
+    call = _call(term, few, coordinates, fields)
+    _check_output(call, few, fields)
+    _check_pointwise(term, call, few, coordinates, fields)
+    _check_finite(term, coordinates, fields)
+    requests = tuple(tuple(sorted(recorder.leaves, key=_by_order)) for recorder in call.recorders)
+    return Recording(requests, 1 if call.output.ndim == 1 else call.output.shape[1])
+
+
+def sample_residual(term: Term, coordinates: Sequence[str], fields: Sequence[str], num_points: int) -> Array:
+    """Evaluate a residual on a few of its points and random fields: always the same numbers for the same residual.
+
+    Parameters
+    ----------
+    term : Term
+    coordinates, fields : sequence of str
+    num_points : int
+        At most.
+
+    Returns
+    -------
+    ndarray
+    """
+    rows = np.unique(np.linspace(0, len(term) - 1, num_points).astype(int))
+    output: Array = _call(term, term.points[rows], coordinates, fields).output.detach().numpy()
+    return output
+
+
+def _by_order(request: Request) -> tuple[int, Request]:
+    return len(request), request
+
+
+def _call(
+    term: Term,
+    points: Array,
+    coordinates: Sequence[str],
+    fields: Sequence[str],
+    interval: tuple[float, float] = _INTERVALS[0],
+) -> _Call:
+    """Call a residual with random fields."""
+    recorders = [Recorder(q, points, interval) for q in range(len(fields))]
+    arguments = [Field(name, coordinates, recorder) for name, recorder in zip(fields, recorders, strict=True)]
+    try:
+        output = term.residual(torch.from_numpy(points), *arguments)
+    except Exception as error:
+        error.add_note(
+            f"The residual of term {term.name!r} was called with `x` of shape {points.shape}, some of its points. It "
+            "must be a pointwise expression in torch that takes any number of them."
+        )
+        raise
+    return _Call(output, recorders)
+
+
+def _check_signature(term: Term, fields: Sequence[str]) -> None:
+    """Refuse a function that does not take the points and all fields."""
+    try:
+        signature = inspect.signature(term.residual)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*range(1 + len(fields)))
+    except TypeError:
+        arguments = ", ".join(("x", *fields))
+        raise KanmgTypeError(
+            f"the residual takes the arguments {signature}, but it is called with the points and "
+            f"{_count(len(fields), 'field')}. Define it as `residual({arguments})`."
+        ) from None
+
+
+def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
+    """Refuse what is no residual, by type, shape, dtype and what it depends on."""
+    output: Any = call.output
+    if not isinstance(output, torch.Tensor):
+        several = " Write `torch.stack([...], dim=1)` for several." if isinstance(output, tuple | list) else ""
+        raise KanmgTypeError(f"the residual returned a {type(output).__name__}. It must return a tensor.{several}")
+    num_points = len(points)
+    if output.ndim not in (1, 2) or len(output) != num_points or 0 in output.shape:
+        raise ShapeError(
+            f"the residual returned shape {tuple(output.shape)} for {_count(num_points, 'point')}. It must return "
+            "(N,), one number per point, or (N, R); do not average over the points."
+        )
+    dtype = torch.from_numpy(points).dtype
+    if output.dtype != dtype:
+        raise DtypeError(
+            f"the residual returned {output.dtype} for points and fields of {dtype}. Make the tensors in it with "
+            "`dtype=x.dtype`."
+        )
+    if not output.requires_grad or not call.leaves:
+        names = " or ".join(f"`{name}`" for name in fields)
+        raise KanmgValueError(
+            f"the residual has no gradient: it does not depend on {names}. Compute it by torch operations from "
+            f"`{fields[0]}.value` and `{fields[0]}.d(...)`, without `.detach()`, `.numpy()` or `torch.no_grad()`."
+        )
+
+
+def _check_pointwise(term: Term, call: _Call, points: Array, coordinates: Sequence[str], fields: Sequence[str]) -> None:
+    """Refuse a residual whose value at a point depends on the other points: samples are evaluated in chunks."""
+    half = (len(points) + 1) // 2
+    if half == len(points):
+        return
+    alone = _call(term, points[:half], coordinates, fields)
+    whole, part = call.output.detach()[:half], alone.output.detach()
+    if whole.shape != part.shape or not torch.allclose(whole, part, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise KanmgValueError(
+            "the residual at a point changes with the other points it is called with. It must be a pointwise "
+            "expression: no means, no sums over the points, no arrays of fixed length beside `x`."
+        )
+
+
+def _check_finite(term: Term, coordinates: Sequence[str], fields: Sequence[str]) -> None:
+    """Refuse a residual that is not finite at some point whatever the fields are, or has no finite derivatives."""
+    count, first = 0, -1
+    for rows in row_chunks(len(term), 1):
+        bad = np.ones(rows.stop - rows.start, bool)
+        for interval in _INTERVALS:
+            if bad.any():
+                bad &= _not_finite(_call(term, term.points[rows], coordinates, fields, interval))
+        if bad.any() and not count:
+            first = rows.start + int(np.argmax(bad))
+        count += int(np.count_nonzero(bad))
+    if count:
+        where = ", ".join(f"{name}={value:g}" for name, value in zip(coordinates, term.points[first], strict=True))
+        raise NonFiniteError(
+            f"the residual or its derivative by a field is NaN or infinite at {_count(count, 'point')}, whatever the "
+            f"fields are (the first is row {first}: {where}). Divide by nothing that vanishes there; `torch.where` "
+            "hides a value that is not finite, but not its derivative."
+        )
+
+
+def _not_finite(call: _Call) -> Array:
+    """Tell the points at which a residual or one of its derivatives is not finite."""
+    gradients = torch.autograd.grad(call.output.sum(), call.leaves, allow_unused=True, materialize_grads=True)
+    output = call.output.detach()
+    finite = torch.isfinite(output).reshape(len(output), -1).all(dim=1)
+    for gradient in gradients:
+        finite &= torch.isfinite(gradient)
+    bad: Array = (~finite).numpy()
+    return bad
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,133 @@
+"""Terms of a collocation problem: a residual, the points where it shall vanish, and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from kanmg.arrays import Array, as_array, as_columns, check_finite
+from kanmg.errors import DtypeError, KanmgError, KanmgTypeError, KanmgValueError, ShapeError
+
+__all__ = ["Term", "naming"]
+
+Residual = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A residual that shall vanish at points: an equation, an initial or boundary condition, or data.
+
+    Parameters
+    ----------
+    name : str
+        What errors and tables call it.
+    residual : callable
+        `residual(x, u, v, ...)`: the points, a tensor of shape (N, d), and one argument for each field. `u.value` is
+        the field's value, `u.d("x")`, `u.d("x", "t")`, ... are derivatives, tensors of shape (N,). Returns a tensor of
+        shape (N,), or (N, R) for R residuals at once. It must be a pointwise expression in torch, and ask for the same
+        derivatives at every call.
+    points : ndarray or Tensor, shape (N, d)
+        float64 or float32. Not copied if contiguous; do not change them during a run.
+    weight : float, default 1.0
+        Factor of this term in the loss, not negative.
+    point_weights : ndarray or Tensor, shape (N,), optional
+        Weights of the points in the mean over them, such as those of a quadrature; not negative, not all zero.
+
+    Raises
+    ------
+    ShapeError
+        If there are no points, or they are no matrix, or there is not one weight for each.
+    NonFiniteError
+        If there are NaN or infinite values in them.
+    DtypeError
+        If they are neither float64 nor float32, or of different dtypes.
+    KanmgValueError, KanmgTypeError
+        If a weight is negative, or the residual cannot be called.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> kanmg.Term("initial", lambda x, u: u.value - torch.cos(x[:, 0]), np.zeros((5, 2)), weight=10.0)
+    Term('initial', 5 points, weight=10.0)
+    """
+
+    name: str
+    residual: Residual
+    points: Array = field(repr=False)
+    weight: float = 1.0
+    point_weights: Array | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise KanmgTypeError(f"`name={self.name!r}` of a term. Pass a string that says what it is, 'equation'.")
+        with naming(self.name):
+            if not callable(self.residual):
+                raise KanmgTypeError(
+                    f"`residual` is a {type(self.residual).__name__}. Pass a function `residual(x, u)` of the points "
+                    "and the fields."
+                )
+            points = _shareable(as_columns(self.points, "points"))
+            object.__setattr__(self, "points", points)
+            object.__setattr__(self, "weight", _checked_weight(self.weight))
+            if self.point_weights is not None:
+                object.__setattr__(self, "point_weights", _checked_point_weights(self.point_weights, points))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __repr__(self) -> str:
+        weighted = "" if self.point_weights is None else "weighted "
+        return f"Term({self.name!r}, {len(self)} {weighted}points, weight={self.weight})"
+
+
+@contextmanager
+def naming(term: str) -> Iterator[None]:
+    """Put the name of a term before the messages of errors."""
+    try:
+        yield
+    except KanmgError as error:
+        raise type(error)(f"term {term!r}: {error}") from error.__cause__
+
+
+def _shareable(array: Array) -> Array:
+    """Return an array that torch can share: contiguous and writable."""
+    return np.require(array, requirements=["C", "W"])
+
+
+def _checked_weight(weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float | np.number):
+        raise KanmgTypeError(f"`weight={weight!r}` is a {type(weight).__name__}. Pass a number, such as 1.0.")
+    if not (math.isfinite(weight) and weight >= 0.0):
+        raise KanmgValueError(f"`weight={weight}` is negative or not finite. Pass a number that is not, such as 1.0.")
+    return float(weight)
+
+
+def _checked_point_weights(weights: Any, points: Array) -> Array:
+    array = as_array(weights, "point_weights")
+    if array.shape != (len(points),):
+        raise ShapeError(
+            f"`point_weights` has shape {array.shape} but there are {len(points)} points. Pass one weight for each, "
+            f"shape ({len(points)},)."
+        )
+    if array.dtype != points.dtype:
+        raise DtypeError(
+            f"`point_weights` is {array.dtype} but `points` is {points.dtype}. Write "
+            f"`point_weights.astype('{points.dtype}')`."
+        )
+    check_finite(array, "point_weights")
+    negative = int(np.count_nonzero(array < 0.0))
+    if negative:
+        raise KanmgValueError(
+            f"`point_weights` contains {negative} negative value{'s' if negative > 1 else ''} (smallest "
+            f"{array.min():g}). Weights must not be negative; use 0 to leave a point out."
+        )
+    if not array.any():
+        raise KanmgValueError("`point_weights` are all 0. At least one must be positive.")
+    return _shareable(array)
