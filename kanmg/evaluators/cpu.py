@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 
 from kanmg.arrays import resolve_dtype, row_chunks
-from kanmg.errors import KanmgValueError
 from kanmg.evaluators import kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
 from kanmg.evaluators.plan import jet_plan, make_plan
+from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.evaluators.sweep import make_sweep
 from kanmg.evaluators.tangent_kernels import make_tangent
 from kanmg.evaluators.tasks import Task, compiled, num_parts
@@ -26,6 +27,13 @@ __all__ = ["CPUEvaluator"]
 
 # Entries of the dense Jacobians that `gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22
+
+# What the kernels compute, by what compiles them.
+_GROUPS: dict[Any, str] = {
+    make_sweep: "losses and gradients",
+    make_jet_sweep: "derivatives",
+    make_tangent: "derivatives by coefficients",
+}
 
 Call: TypeAlias = tuple[Array, dict[int, Array]]
 """Contiguous points, and the arrays that not every task has."""
@@ -42,7 +50,7 @@ class CPUEvaluator(Evaluator):
     threads are used than `torch.get_num_threads()`.
 
     Compiled kernels depend on the largest degree of the layers and on the dtype only. They are kept on disk (Numba's
-    cache; `NUMBA_CACHE_DIR` moves it).
+    cache; `NUMBA_CACHE_DIR` moves it). Derivatives of orders above 2 come from a `ReferenceEvaluator`.
 
     Parameters
     ----------
@@ -135,8 +143,10 @@ class CPUEvaluator(Evaluator):
         return matrix, vector
 
     def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
+        if order > MAX_ORDER:
+            return self._reference.jet(theta, x, directions, order)
         theta, x = self._coefficients(theta), self._points(x)
-        directions = self._directions(directions, order)
+        directions = self._directions(directions)
         value = np.empty((len(x), self._num_outputs), self.dtype)
         derivatives = np.empty((order, len(directions), *value.shape), self.dtype)
         if derivatives.size == 0:
@@ -147,6 +157,8 @@ class CPUEvaluator(Evaluator):
         return Jet(value, tuple(derivatives))
 
     def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        if len(cotangents.derivatives) > MAX_ORDER:
+            return self._reference.jet_adjoint(theta, x, directions, cotangents)
         theta, x = self._coefficients(theta), self._points(x)
         directions, fields = self._cotangents(x, directions, cotangents)
         if len(x) == 0:
@@ -156,6 +168,8 @@ class CPUEvaluator(Evaluator):
         return self._compressed(self._run_jets(theta, points, fields, len(directions), order, gradient=True))
 
     def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+        if len(cotangents.derivatives) > MAX_ORDER:
+            return self._reference.jet_jacobian(theta, x, directions, cotangents)
         theta, x = self._coefficients(theta), self._points(x)
         directions, fields = self._cotangents(x, directions, cotangents)
         result = np.zeros((len(x), self._plan.num_coefficients), self.dtype)
@@ -222,20 +236,20 @@ class CPUEvaluator(Evaluator):
 
     def _kernel(self, make: Any) -> int:
         if make not in self._kernels:
-            self._kernels[make] = compiled(make, len(self._plan.marker), self.dtype)
+            self._kernels[make] = compiled(make, _GROUPS[make], len(self._plan.marker), self.dtype)
         return self._kernels[make]
 
-    def _directions(self, directions: Array, order: int) -> Array:
-        if order > MAX_ORDER:
-            raise KanmgValueError(
-                f"the CPU evaluator computes derivatives up to order {MAX_ORDER}, not {order}. "
-                'Use `evaluator="reference"` in `kanmg.uniform_hierarchy` for higher ones.'
-            )
+    @cached_property
+    def _reference(self) -> ReferenceEvaluator:
+        """What computes derivatives of higher orders than the kernels do."""
+        return ReferenceEvaluator(self.network, self.dtype)
+
+    def _directions(self, directions: Array) -> Array:
         return np.ascontiguousarray(self._checked(directions, "directions", (None, self._num_inputs)))
 
     def _cotangents(self, x: Array, directions: Array, cotangents: Jet) -> tuple[Array, dict[int, Array]]:
         """Check directions and cotangents; returns the former, and the fields of both."""
-        directions = self._directions(directions, len(cotangents.derivatives))
+        directions = self._directions(directions)
         shape = (len(x), self._num_outputs)
         value = self._checked(cotangents.value, "cotangents.value", shape)
         fields = {kernels.DIRECTIONS: directions, kernels.COTANGENTS: np.ascontiguousarray(value)}

@@ -13,7 +13,7 @@ from kanmg.evaluators import kernels
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense_kernels import make_dense_basis
 from kanmg.evaluators.plan import make_plan
-from kanmg.evaluators.tasks import Task, compiled, num_parts
+from kanmg.evaluators.tasks import Task, compiled, num_parts, owners_of_locks
 from kanmg.network import Affine, Network, Spline
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class DenseCPUEvaluator(CPUEvaluator):
         self._stages = [_stage(layer, self.dtype) for layer in network.layers]
         self._row_size = max(stage.row_size for stage in self._stages)
         # One Python thread at a time: the stages keep their basis matrices for the way back.
+        self._lock = threading.Lock()
+        owners_of_locks.add(self)
+
+    def forget_threads(self) -> None:
+        """Let go of what threads of the parent process held."""
         self._lock = threading.Lock()
 
     def value(self, theta: Array, x: Array) -> Array:
@@ -216,7 +221,7 @@ class _SplineStage:
         return flat.reshape(self.row_size, self.layer.num_outputs)
 
     def _run(self, x: Array, fields: dict[int, Array]) -> None:
-        kernel, task = compiled(make_dense_basis, len(self.plan.marker), self.dtype), self.task
+        kernel, task = compiled(make_dense_basis, "basis functions", len(self.plan.marker), self.dtype), self.task
         with task.lock:
             task.fill(x, fields, num_parts(len(x) * self.row_size * 4, 0))
             task.run(kernel)

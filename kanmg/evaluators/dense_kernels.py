@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from kanmg.evaluators.basis_kernels import basis_of_layer
 from kanmg.evaluators.kernels import (
@@ -25,6 +25,7 @@ from kanmg.evaluators.kernels import (
     WORK,
     WORK_BYTES,
     copy,
+    entry_point,
     share,
 )
 from kanmg.evaluators.plan import BASIS, CELL_SLOT, INPUTS, NUM_FIELDS, SLOPE_SLOT, VALUE_SLOT
@@ -42,7 +43,7 @@ def make_dense_basis(marker, dtype):
     """
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64, int64)", cache=True)
+    @entry_point("void(int64, int64, int64)")
     def kernel(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return

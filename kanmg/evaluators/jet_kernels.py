@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from kanmg.evaluators.jet_layer_kernels import (
     backward_affine_jets,
@@ -41,6 +41,7 @@ from kanmg.evaluators.kernels import (
     VALUES,
     WORK,
     WORK_BYTES,
+    entry_point,
     part,
     share,
 )
@@ -85,7 +86,7 @@ def make_jet_sweep(marker, dtype):
     """
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64, int64)", cache=True)
+    @entry_point("void(int64, int64, int64)")
     def sweep(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return

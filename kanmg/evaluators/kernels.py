@@ -16,11 +16,14 @@ parallel. The kernels themselves are in `sweep`, `jet_kernels` and `dense_kernel
 
 from __future__ import annotations
 
+import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 
-from numba import njit
+from numba import cfunc, njit
 
+from kanmg.errors import KanmgWarning
 from kanmg.evaluators.simd import read, write
 
 # Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
@@ -43,6 +46,39 @@ SOURCE_VERSION = zlib.crc32(b"".join(path.read_bytes() for path in _SOURCES))
 # Parts of kernels are never called from Python: without the wrappers for that they compile in half the time.
 part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 part_inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+
+def entry_point(signature):
+    """Compile a function that C can call and keep it on disk, or in memory only where no folder can be written.
+
+    Parameters
+    ----------
+    signature : str
+        As Numba's `cfunc` takes it.
+    """
+
+    def compile_function(function):
+        try:
+            return cfunc(signature, cache=True)(function)
+        except (RuntimeError, OSError) as error:
+            # Numba says "cannot cache function" where it finds no folder; a full disk is an OSError.
+            if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
+                raise
+            _warn_once()
+            return cfunc(signature)(function)
+
+    return compile_function
+
+
+@cache
+def _warn_once():
+    warnings.warn(
+        "compiled kernels cannot be kept on disk: neither the folder of the package nor a cache folder in your home "
+        "can be written. They are compiled anew in every process; set the environment variable NUMBA_CACHE_DIR to a "
+        "folder that can be written.",
+        KanmgWarning,
+        stacklevel=1,
+    )
 
 
 @part

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from kanmg.evaluators.atomics import add, call2, call3, compare_exchange, exchange, pause, peek, publish
-from kanmg.evaluators.kernels import SOURCE_VERSION, part
+from kanmg.evaluators.kernels import SOURCE_VERSION, entry_point, part
 from kanmg.evaluators.simd import pointer
 
 # Entries of the state that all threads see, each alone in its cache lines.
@@ -55,7 +55,7 @@ def make_caller() -> Any:
     """Compile `void caller(kernel, task, parts, threads, state)`: run all parts of a task, from slot 0."""
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64, int64, int64, int64)", cache=True)
+    @entry_point("void(int64, int64, int64, int64, int64)")
     def caller(kernel, task, parts, threads, address):
         if threads <= 1 or parts <= 1 or version < 0:  # the version is a part of the cache's key
             for part in range(parts):
@@ -91,7 +91,7 @@ def make_thread() -> Any:
     """Compile `void thread(slot, state)`: take part in calls until told to stop."""
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64)", cache=True)
+    @entry_point("void(int64, int64)")
     def thread(slot, address):
         if version < 0:
             return

@@ -10,7 +10,7 @@ with dphi the spline of the coefficients' direction d.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from kanmg.evaluators.jet_layer_kernels import local_derivatives
 from kanmg.evaluators.kernels import (
@@ -30,6 +30,7 @@ from kanmg.evaluators.kernels import (
     THETA_DIRECTION,
     WORK,
     WORK_BYTES,
+    entry_point,
     part,
     share,
 )
@@ -99,7 +100,7 @@ def make_tangent(marker, dtype):
     """Compile the kernel: the derivatives of all values along `THETA_DIRECTION` are written to `FIRST`."""
     version = SOURCE_VERSION
 
-    @cfunc("void(int64, int64, int64)", cache=True)
+    @entry_point("void(int64, int64, int64)")
     def tangent(portion, slot, address):
         if version < 0:  # never: names the version, so that it is a part of the cache's key
             return

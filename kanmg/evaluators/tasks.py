@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.evaluators.plan import Plan
 
-__all__ = ["Task", "compiled", "num_parts"]
+__all__ = ["Task", "compiled", "num_parts", "owners_of_locks"]
 
 _logger = logging.getLogger("kanmg")
 
@@ -52,16 +53,40 @@ def num_parts(multiply_adds: float, gradient_size: int) -> int:
 
 
 @cache
-def compiled(make: Callable[[tuple[int, ...], Any], Any], num_basis: int, dtype: np.dtype[Any]) -> int:
-    """Find the address of a kernel for one degree and dtype, from the cache on disk or compiled now."""
-    with _announced(f"kernels for degree {num_basis - 1} in {dtype.name}"):
+def compiled(make: Callable[[tuple[int, ...], Any], Any], group: str, num_basis: int, dtype: np.dtype[Any]) -> int:
+    """Find the address of a kernel for one degree and dtype, from the cache on disk or compiled now.
+
+    Parameters
+    ----------
+    make : callable
+        Compiles the kernel.
+    group : str
+        What the kernel computes, for the line that is logged.
+    num_basis : int
+        Basis functions per cell.
+    dtype : numpy.dtype
+    """
+    with _announced(f"kernels of {group} for degree {num_basis - 1} in {dtype.name}"):
         return int(make((0,) * num_basis, dtype.type).address)
+
+
+# Whoever has a lock that another thread may hold while the process forks; its `forget_threads` makes a new one.
+owners_of_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for owner in owners_of_locks:
+        owner.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 @contextmanager
 def _announced(what: str) -> Iterator[None]:
     """Log a line if the body takes longer than a second."""
-    message = "kanmg: compiling %s (once, about 10 s; kept on disk)"
+    message = "kanmg: compiling or loading %s (once, 5 to 15 s; kept on disk)"
     timer = threading.Timer(1.0, _logger.warning, (message, what))
     timer.daemon = True
     timer.start()
@@ -106,6 +131,12 @@ class Task:
         self._fields[kernels.BLOCK] = plan.block
         self._fields[kernels.NUM_LAYERS] = len(plan.layers)
         self._fields[kernels.NUM_COEFFICIENTS] = plan.num_coefficients
+        owners_of_locks.add(self)
+
+    def forget_threads(self) -> None:
+        """Let go of what threads of the parent process held or left unfinished."""
+        self.lock = threading.RLock()
+        self._status[:] = 0
 
     def set_jets(self, directions: int, order: int) -> None:
         """Say how many directions and derivatives the jets of all calls have."""
@@ -136,11 +167,12 @@ class Task:
         """Run a kernel for all parts, on at most `torch.get_num_threads()` threads."""
         threads = min(torch.get_num_threads(), self._parts)
         if threads > self._threads:
-            self._threads = threads
             self._work = np.zeros((threads, self._plan.work_size), self._dtype)
             self._cells = np.zeros((threads, self._plan.cells_size), np.int64)
             self._fields[kernels.WORK] = _address(self._work)
             self._fields[kernels.CELL_WORK] = _address(self._cells)
+            # Last, so that a process forked in between makes them anew.
+            self._threads = threads
         pool.run(kernel, self._address, self._parts, threads)
 
     def _known_address(self, field: int, array: Array) -> int:

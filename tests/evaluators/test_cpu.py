@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import DomainError, KanmgValueError
+from kanmg.errors import DomainError
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense import DenseCPUEvaluator, dense_is_faster
 from kanmg.evaluators.reference import ReferenceEvaluator
@@ -172,10 +172,25 @@ def test_a_value_outside_is_an_error_where_the_policy_says_so_and_the_next_call_
         assert evaluator.value(np.zeros(net.num_coefficients), np.array([[0.0, 0.5]])).tolist() == [[0.0]]
 
 
-def test_derivatives_above_the_second_are_refused_with_the_way_out():
+def test_higher_derivatives_come_from_the_reference():
     net = network()
-    with pytest.raises(KanmgValueError, match=r'order 2, not 3.*`evaluator="reference"`'):
-        CPUEvaluator(net, "float64").jet(coefficients(net), data(3)[0], np.eye(2), 3)
+    x, theta = data(5)[0], coefficients(net)
+    evaluator, reference = CPUEvaluator(net, "float64"), ReferenceEvaluator(net, "float64")
+    lines = np.array([[1.0, 0.0], [0.5, -1.0]])
+    jet, expected = evaluator.jet(theta, x, lines, 4), reference.jet(theta, x, lines, 4)
+    assert len(jet.derivatives) == 4
+    assert all(map(np.array_equal, jet.derivatives, expected.derivatives))
+    for method in ("jet_adjoint", "jet_jacobian"):
+        assert np.array_equal(
+            getattr(evaluator, method)(theta, x, lines, jet), getattr(reference, method)(theta, x, lines, jet)
+        )
+
+
+def test_derivatives_of_an_order_above_the_degree_vanish_in_a_cell():
+    net = kanmg.Network([kanmg.Spline(2, 2, knots=kanmg.uniform_knots(3, degree=3))])
+    jet = CPUEvaluator(net, "float64").jet(coefficients(net), np.array([[0.1, -0.6]]), np.eye(2), 4)
+    assert jet.derivatives[2].any()
+    assert not jet.derivatives[3].any()
 
 
 def test_gauss_newton_in_chunks_is_the_dense_product(monkeypatch):

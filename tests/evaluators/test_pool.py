@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numba import carray, cfunc
 
-from kanmg.evaluators import pool
+from kanmg.evaluators import pool, tasks
 from kanmg.evaluators.atomics import add
 from kanmg.evaluators.simd import pointer
 
@@ -93,3 +95,77 @@ def test_the_interpreter_ends_while_threads_watch_or_sleep():
     """
         )
         assert (finished.returncode, finished.stdout.strip(), finished.stderr) == (0, "end", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("evaluator", ["cpu", "dense"])
+def test_forked_processes_need_no_lock_that_another_thread_held(evaluator):
+    """A thread is nearly always inside an evaluation when the process forks; its children still compute."""
+    result = run_script(
+        f"""
+        import os, signal, threading
+        import numpy as np, torch, kanmg
+        torch.set_num_threads(1)
+        hierarchy = kanmg.uniform_hierarchy((2, 5, 1), num_intervals=4, num_levels=1, evaluator="{evaluator}")
+        x = np.random.default_rng(0).uniform(-1, 1, (200_000, 2))
+        theta = np.ones(hierarchy[0].network.num_coefficients)
+        evaluator = hierarchy[0].evaluator
+        expected = evaluator.value(theta, x[:1000])
+        is_over = False
+
+        def work():
+            while not is_over:
+                evaluator.value(theta, x)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        codes = []
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                same = np.array_equal(evaluator.value(theta, x[:1000]), expected)
+                os._exit(0 if same else 1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        is_over = True
+        thread.join()
+        print(codes == [0] * 10, codes)
+        """
+    )
+    assert result.stdout.startswith("True"), result.stdout + result.stderr
+
+
+def test_without_a_folder_for_the_cache_kernels_are_compiled_in_memory():
+    result = run_script(
+        """
+        import warnings
+        import numpy as np, kanmg
+        from numba.core import caching
+
+        def no_place(*_):
+            raise RuntimeError("cannot cache function 'sweep': no locator available for file 'sweep.py'")
+
+        caching.CacheImpl.__init__ = no_place
+        x = np.linspace(-1, 1, 50).reshape(-1, 1)
+        hierarchy = kanmg.uniform_hierarchy((1, 1), degree=1, num_intervals=2, num_levels=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            solution = kanmg.solve(kanmg.Regression(x, abs(x)), hierarchy)
+            slope = solution.derivative(x[:1], 0)
+        print(len(caught), caught[0].category.__name__, "NUMBA_CACHE_DIR" in str(caught[0].message))
+        print(bool(abs(solution(x) - abs(x)).max() < 1e-6), slope.round(6).item())
+        """
+    )
+    assert result.stdout.split() == ["1", "KanmgWarning", "True", "True", "-1.0"], result.stderr
+
+
+def test_the_line_about_compiling_names_the_group(monkeypatch):
+    messages = []
+    monkeypatch.setattr(tasks, "_announced", lambda what: messages.append(what) or contextlib.nullcontext())
+    monkeypatch.setattr(tasks, "compiled", tasks.compiled.__wrapped__)
+    groups = ("losses and gradients", "derivatives")
+    for group in groups:
+        tasks.compiled(lambda marker, _: SimpleNamespace(address=len(marker)), group, 4, np.dtype(np.float32))
+    assert messages == [
+        f"kernels of {group} for degree 3 in float32" for group in ("losses and gradients", "derivatives")
+    ]
