@@ -23,6 +23,11 @@ MIN_COSINE = 1e-10
 # So many steps in a row without a new lowest loss: rounding is all that is left.
 PATIENCE = 10
 
+# A search that used all its evaluations and lowered the loss by no more than so many units in the last place counts as
+# so many of these steps: three in a row are the last.
+FRUITLESS_ULPS, FRUITLESS_STEPS = 4, 4
+EPSILON = {8: 2.0**-52, 4: 2.0**-23}
+
 
 @dataclass(slots=True)  # not frozen: that would take five times as long to make
 class LBFGSState:
@@ -51,7 +56,7 @@ class LBFGSState:
     lowest : float
         Lowest loss so far.
     idle : int
-        Steps since then.
+        Steps since then; a search that used all its evaluations for nothing counts as several.
     """
 
     pairs: Array
@@ -74,7 +79,8 @@ class LBFGS(Smoother[LBFGSState]):
     The loss falls at every step, or rises by at most a millionth (in float32 a thousandth) where rounding hides what
     the slopes promise. Most steps cost one loss and gradient. If the search along the quasi-Newton direction fails, the
     pairs are dropped and the step is one of steepest descent; if that fails too, or ten steps in a row found no lower
-    loss, the step reports `stalled`.
+    loss, or three in a row used all their evaluations and lowered it by rounding errors only, the step reports
+    `stalled`.
 
     Parameters
     ----------
@@ -122,7 +128,8 @@ class LBFGS(Smoother[LBFGSState]):
             if state.last > state.first:
                 point = self._search(objective, theta, state, _direction(state), 1.0)
             if point is None:
-                state = self._without_pairs(state.batch, state.loss, state.gradient)
+                without = self._without_pairs(state.batch, state.loss, state.gradient)
+                state = replace(without, lowest=state.lowest, idle=state.idle)
                 first_step = 1.0 / max(1.0, norm(state.gradient))
                 point = self._search(objective, theta, state, -state.gradient, first_step)
         if point is None:
@@ -162,7 +169,7 @@ def _direction(state: LBFGSState) -> Array:
 
 def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFGSState:
     """Move to a point and remember the pair, unless it has no positive curvature."""
-    lowest, idle = (point.loss, 0) if point.loss < state.lowest else (state.lowest, state.idle + 1)
+    lowest, idle = min(point.loss, state.lowest), _idle_steps(state, point)
     step = point.theta - theta
     change = point.gradient - state.gradient
     curvature, steepness = float(step.dot(change)), float(change.dot(change))
@@ -180,6 +187,14 @@ def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFG
     filled[0] = last = last + 1
     scale = curvature / steepness
     return LBFGSState(pairs, inverse, filled, first, last, scale, point.loss, point.gradient, state.batch, lowest, idle)
+
+
+def _idle_steps(state: LBFGSState, point: Point) -> int:
+    """Count the steps in a row that got nowhere."""
+    visible = FRUITLESS_ULPS * EPSILON[state.gradient.itemsize] * abs(state.lowest)
+    if point.exhausted and not point.loss < state.lowest - visible:
+        return state.idle + FRUITLESS_STEPS
+    return 0 if point.loss < state.lowest else state.idle + 1
 
 
 def _room(state: LBFGSState, history: int) -> tuple[Array, Array, Array, int, int]:

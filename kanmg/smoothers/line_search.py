@@ -41,6 +41,8 @@ class Point(NamedTuple):
     loss : float
     slope : float
         Derivative of the loss along the direction; NaN where the loss is not finite or far too high.
+    exhausted : bool
+        Whether the evaluations ran out before the conditions were met.
     """
 
     step: float
@@ -48,6 +50,7 @@ class Point(NamedTuple):
     gradient: Array
     loss: float
     slope: float
+    exhausted: bool = False
 
 
 def strong_wolfe(
@@ -113,6 +116,8 @@ def strong_wolfe(
         step = _interpolate(low, high, slack, bisect=width > 0.66 * previous_width)
         if step in (low.step, high.step):
             break
+    else:
+        return None if low is origin else low._replace(exhausted=True)
     return None if low is origin else low
 
 

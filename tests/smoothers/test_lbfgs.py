@@ -20,7 +20,9 @@ from standins import (
     wood,
 )
 
+import kanmg
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.initialisation import initial_coefficients
 from kanmg.smoothers import lbfgs
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.line_search import CURVATURE, DECREASE, ROUNDING
@@ -334,6 +336,45 @@ def test_without_batches_the_number_of_the_batch_means_nothing():
     evaluations = function.evaluations
     smoother.step(function, theta, state)
     assert function.evaluations == evaluations + 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("ulps", [0, 1])
+def test_at_the_rounding_floor_three_fruitless_searches_are_the_last(dtype, ulps):
+    """The loss falls by rounding errors only, and no slope ever satisfies the conditions."""
+    function = Function(None, None, np.zeros(2))
+    losses = (1.0 - ulps * count * float(np.finfo(dtype).eps) / 20 for count in range(10_000))
+    function.value_and_gradient = lambda _: (next(losses), np.array([1e-9, 1e-9], dtype))
+    smoother, theta = LBFGS(max_evaluations=4), np.zeros(2, dtype)
+    state = smoother.init(function, theta)
+    stalled = []
+    for _ in range(3):
+        theta, state, record = smoother.step(function, theta, state)
+        stalled.append(record.stalled)
+    assert stalled == [False, False, True]
+
+
+def test_a_search_that_lowers_the_loss_visibly_may_use_all_its_evaluations():
+    """A line downhill for ever: every search runs out of evaluations, and every one is worth it."""
+    function = Function(lambda x: -x.sum(), lambda x: -np.ones_like(x), np.ones(2))
+    _, _, records = minimise(LBFGS(max_evaluations=3), function, steps=20)
+    assert len(records) == 20
+    assert not any(record.stalled for record in records)
+
+
+def test_the_rounding_floor_costs_few_evaluations_on_fine_levels():
+    """Constant values: coarse levels reach the rounding floor, and finer ones see that nothing is left to do."""
+    hierarchy = kanmg.uniform_hierarchy((2, 1, 1), num_intervals=3, num_levels=5)
+    x = np.random.default_rng(0).uniform(-1, 1, (1000, 2))
+    problem, smoother = kanmg.Regression(x, np.full(1000, 3.0)), LBFGS()
+    theta = initial_coefficients(hierarchy[0].network, x, seed=0)
+    evaluations = []
+    for level in hierarchy:
+        theta = theta if level.index == 0 else hierarchy.prolong(theta, level.index - 1, level.index)
+        objective = kanmg.Objective(problem, level)
+        theta = minimise(smoother, objective, steps=300, theta=theta)[0]
+        evaluations.append(objective.evaluations)
+    assert max(evaluations[2:]) < 200
 
 
 def test_float32_stays_float32():
