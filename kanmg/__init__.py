@@ -15,7 +15,7 @@ True
 from importlib import import_module
 from types import ModuleType
 
-from kanmg import errors
+from kanmg import errors, sampling
 from kanmg.cycles import FullMultigrid, NestedIteration, VCycle
 from kanmg.driver import default_method, solve
 from kanmg.errors import (
@@ -100,6 +100,7 @@ __all__ = [
     "knots_from_breakpoints",
     "load",
     "refine",
+    "sampling",
     "solve",
     "uniform_hierarchy",
     "uniform_knots",

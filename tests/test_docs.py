@@ -21,6 +21,7 @@ PUBLIC = (
     "kanmg",
     "kanmg.gallery",
     "kanmg.plotting",
+    "kanmg.sampling",
     "kanmg.splines",
     "kanmg.testing.cases",
     "kanmg.testing.contract",

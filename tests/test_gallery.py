@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from kanmg import gallery
 from kanmg.errors import KanmgValueError
 from kanmg.evaluators.base import Evaluator
+from kanmg.gallery.equations import cole_hopf
 
 MODELS = {
     name: getattr(gallery, name)
     for name in ("chirp", "complex_exponential", "franke", "friedman", "kan1", "kink", "least_squares", "ml1", "runge")
 }
+
+
+EQUATIONS = {
+    "burgers": lambda **options: gallery.burgers(100, 20, 20, **options),
+    "helmholtz": lambda **options: gallery.helmholtz(100, 40, **options),
+    "kan2": lambda **options: gallery.kan2(100, 40, **options),
+}
+MAKERS = {"ModelProblem", "collocation_problem", "regression_problem"}
 
 
 @pytest.fixture(params=MODELS)
@@ -21,7 +31,7 @@ def make(request):
 
 
 def test_every_public_function_is_tested():
-    assert set(MODELS) == set(gallery.__all__) - {"ModelProblem", "regression_problem"}
+    assert set(MODELS) | set(EQUATIONS) == set(gallery.__all__) - MAKERS
 
 
 def test_training_values_are_the_exact_ones_inside_the_domain(make):
@@ -56,6 +66,7 @@ def test_no_test_point_is_a_training_point(make):
 def test_errors_vanish_for_the_exact_function_and_are_means(make):
     model = make(50)
     assert model.rms_error(model.exact) == 0.0
+    assert model.relative_error(lambda x: 0.9 * model.exact(x)) == pytest.approx(0.1)
     assert model.mean_squared_error(lambda x: model.exact(x) + 0.5) == pytest.approx(0.25)
     assert model.rms_error(lambda x: model.exact(x) + 0.5, num_samples=10) == pytest.approx(0.5)
 
@@ -121,3 +132,114 @@ def test_five_inputs_of_friedman_do_nothing():
     other = x.copy()
     other[:, 5:] = 0.5
     np.testing.assert_array_equal(model.exact(x), model.exact(other))
+
+
+# ---------------------------------------------------------------------------------------------------------- equations
+
+
+class Differenced:
+    """A field of a known function, with derivatives of second or first order by central differences of order eight."""
+
+    STEP = 0.01
+    FIRST = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
+    SECOND = np.array([-1 / 560, 8 / 315, -1 / 5, 8 / 5, -205 / 72, 8 / 5, -1 / 5, 8 / 315, -1 / 560])
+
+    def __init__(self, function, x, coordinates):
+        self.function, self.x, self.coordinates = function, x, coordinates
+        self.value = torch.tensor(function(x)[:, 0])
+
+    def d(self, *names):
+        assert len(set(names)) == 1
+        steps = self.STEP * np.arange(-4, 5)
+        direction = np.eye(len(self.coordinates))[self.coordinates.index(names[0])]
+        values = np.stack([self.function(self.x + step * direction)[:, 0] for step in steps])
+        weights = (self.FIRST, self.SECOND)[len(names) - 1]
+        return torch.tensor(weights @ values / self.STEP ** len(names))
+
+
+@pytest.fixture(params=EQUATIONS)
+def pose(request):
+    return EQUATIONS[request.param]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        gallery.kan2(100, 40),
+        gallery.helmholtz(100, 40),
+        gallery.helmholtz(100, 40, a1=1.5, a2=0.7, k=3.0),
+        gallery.burgers(100, 20, 20, nu=0.2),
+        gallery.burgers(100, 20, 20, nu=0.5),
+    ],
+    ids=lambda model: model.name,
+)
+def test_exact_solutions_satisfy_their_equations(model):
+    coordinates = model.problem.coordinates
+    for term in model.problem.terms:
+        # Away from t = 0, where differences would look into the past.
+        points = term.points[term.points[:, 1] > 0.1] if term.name == "equation" and "t" in coordinates else term.points
+        assert len(points) > 5
+        field = Differenced(model.exact, points, coordinates)
+        residual = term.residual(torch.tensor(points), field)
+        assert float(residual.abs().max()) < 1e-7, term.name
+
+
+def test_data_of_equations_are_their_points_and_the_solution_there(pose):
+    model = pose()
+    lower, upper = np.array(model.domain).T
+    np.testing.assert_array_equal(model.x, np.concatenate([term.points for term in model.problem.terms]))
+    np.testing.assert_array_equal(model.y, model.exact(model.x))
+    assert ((model.x >= lower) & (model.x <= upper)).all()
+    assert model.relative_error(model.exact) == 0.0
+    assert not np.isin(model.test_data(100)[0], model.x).any()
+
+
+def test_points_of_equations_depend_on_the_seed(pose):
+    np.testing.assert_array_equal(pose(seed=3).x, pose(seed=3).x)
+    assert not np.isin(pose(seed=3).problem.terms[0].points, pose(seed=4).problem.terms[0].points).any()
+    assert pose(seed=3).problem.fingerprint() != pose(seed=4).problem.fingerprint()
+
+
+def test_recommended_hierarchies_fit_the_equations(pose):
+    model = pose()
+    hierarchy = model.hierarchy(evaluator="reference")
+    model.problem.check(hierarchy)
+    assert hierarchy.domain == model.domain
+
+
+@pytest.mark.parametrize("nu", [1.0, 0.1, 1e-2, 0.01 / np.pi, 1e-3])
+def test_reference_solution_of_burgers_has_converged(nu):
+    x = gallery.burgers(10, 4, 4).test_data(2000)[0]
+    np.testing.assert_allclose(cole_hopf(x, nu), cole_hopf(x, nu, step=0.05), rtol=0, atol=1e-14)
+
+
+def test_reference_solution_of_burgers_is_that_of_another_quadrature():
+    """Gauss-Hermite with 300 nodes, where it has converged: a wide kernel, little time."""
+    nu = 0.1
+    x = gallery.burgers(10, 4, 4).test_data(200)[0]
+    nodes, weights = np.polynomial.hermite.hermgauss(150)
+    angles = np.pi * (x[:, :1] - np.sqrt(4 * nu * x[:, 1:]) * nodes)
+    kernel = weights * np.exp(-np.cos(angles) / (2 * np.pi * nu))
+    expected = -(np.sin(angles) * kernel).sum(axis=1) / kernel.sum(axis=1)
+    np.testing.assert_allclose(cole_hopf(x, nu)[:, 0], expected, rtol=0, atol=1e-12)
+
+
+def test_solution_of_burgers_begins_with_the_sine_is_odd_and_vanishes_at_the_walls():
+    exact = gallery.burgers(10, 4, 4).exact
+    x = np.linspace(-1, 1, 41)
+    np.testing.assert_allclose(exact(np.stack([x, 0 * x], axis=1))[:, 0], -np.sin(np.pi * x), atol=1e-14)
+    late = np.stack([x, 0 * x + 0.9], axis=1)
+    np.testing.assert_allclose(exact(late), -exact(late * [-1, 1]), atol=1e-12)
+    np.testing.assert_allclose(exact(late)[[0, 20, -1]], 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make_wrong", "message"),
+    [
+        (lambda: gallery.burgers(100, 20, 20, nu=0.0), "`nu=0.0`"),
+        (lambda: gallery.helmholtz(100, 40, a1=0.0, a2=0.0), "make the solution zero"),
+    ],
+)
+def test_impossible_equations_are_refused(make_wrong, message):
+    with pytest.raises(KanmgValueError, match=message):
+        make_wrong()

@@ -1,6 +1,6 @@
 """Model problems with known answers.
 
-Each function returns a `ModelProblem`: the samples, the exact function, unseen points, and the hierarchy that suits it.
+Each function returns a `ModelProblem`: the problem, its exact solution, unseen points, and the hierarchy that suits it.
 
 Examples
 --------
@@ -12,17 +12,22 @@ Examples
 
 from __future__ import annotations
 
+from kanmg.gallery.equations import burgers, helmholtz, kan2
 from kanmg.gallery.functions import chirp, complex_exponential, franke, friedman, kink, least_squares, runge
-from kanmg.gallery.model_problem import ModelProblem, regression_problem
+from kanmg.gallery.model_problem import ModelProblem, collocation_problem, regression_problem
 from kanmg.gallery.published import kan1, ml1
 
 __all__ = [
     "ModelProblem",
+    "burgers",
     "chirp",
+    "collocation_problem",
     "complex_exponential",
     "franke",
     "friedman",
+    "helmholtz",
     "kan1",
+    "kan2",
     "kink",
     "least_squares",
     "ml1",

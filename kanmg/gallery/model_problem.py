@@ -1,19 +1,24 @@
-"""What a problem of the gallery is: samples of a known function, and how far a solution is from it."""
+"""What a problem of the gallery is: a problem whose solution is known, and how far a function is from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kanmg.errors import KanmgValueError
 from kanmg.hierarchy import Hierarchy, uniform_hierarchy
+from kanmg.problems.collocation import Collocation
 from kanmg.problems.regression import Regression
 
-__all__ = ["ModelProblem", "regression_problem"]
+if TYPE_CHECKING:
+    from kanmg.problems.base import Problem
+    from kanmg.problems.terms import Term
+
+__all__ = ["ModelProblem", "collocation_problem", "regression_problem"]
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -23,7 +28,7 @@ TRAINING_STREAM, NOISE_STREAM, TEST_STREAM = 0, 1, 2
 
 @dataclass(frozen=True)
 class ModelProblem:
-    """Regression of a known function.
+    """A problem whose solution is known: regression of a function, or equations.
 
     Training and test points come from independent streams of one seed: no test point is ever a training point.
 
@@ -31,13 +36,13 @@ class ModelProblem:
     ----------
     name : str
     x : ndarray, shape (N, d), float64
-        Training points.
+        Training points; of equations, those of all terms.
     y : ndarray, shape (N, Q), float64
-        Training values.
-    problem : Regression
-        The problem of fitting them.
+        Values there: of a regression the training values, of equations those of the exact solution.
+    problem : Regression or Collocation
+        The problem of fitting the values, or of solving the equations.
     exact : callable
-        The function itself: points of shape (N, d) to values of shape (N, Q), float64.
+        The solution: points of shape (N, d) to values of shape (N, Q), float64.
     domain : tuple of (float, float)
         The interval of each coordinate from which points are drawn.
     hierarchy_arguments : mapping
@@ -63,7 +68,7 @@ class ModelProblem:
     name: str
     x: Array = field(repr=False)
     y: Array = field(repr=False)
-    problem: Regression
+    problem: Problem
     exact: Function = field(repr=False)
     domain: tuple[tuple[float, float], ...]
     hierarchy_arguments: Mapping[str, Any]
@@ -127,6 +132,30 @@ class ModelProblem:
     def rms_error(self, function: Callable[[Array], Array], num_samples: int = 10_000) -> float:
         """Root of the mean squared error of `function` on unseen points; see `mean_squared_error`."""
         return float(np.sqrt(self.mean_squared_error(function, num_samples)))
+
+    def relative_error(self, function: Callable[[Array], Array], num_samples: int = 10_000) -> float:
+        """Relative L2 error of `function` on unseen points.
+
+        Parameters
+        ----------
+        function : callable
+            Points of shape (N, d) to values of shape (N, Q).
+        num_samples : int
+
+        Returns
+        -------
+        float
+            Root of the sum over points and outputs of the squared errors, divided by that of the squared exact values.
+
+        Examples
+        --------
+        >>> from kanmg import gallery
+        >>> model = gallery.kan2(num_interior=100, num_boundary=40)
+        >>> print(f"{model.relative_error(lambda x: 1.01 * model.exact(x)):.4f}")
+        0.0100
+        """
+        x, y = self.test_data(num_samples)
+        return float(np.linalg.norm(np.asarray(function(x), dtype=np.float64) - y) / np.linalg.norm(y))
 
 
 def regression_problem(
@@ -193,6 +222,68 @@ def regression_problem(
         x=x,
         y=y,
         problem=Regression(x, y, seed=seed, **regression_arguments),
+        exact=exact,
+        domain=domain,
+        hierarchy_arguments=hierarchy_arguments,
+        source=source,
+        seed=seed,
+    )
+
+
+def collocation_problem(
+    name: str,
+    exact: Function,
+    *,
+    coordinates: Sequence[str],
+    fields: Sequence[str],
+    terms: Sequence[Term],
+    domain: tuple[tuple[float, float], ...],
+    hierarchy_arguments: Mapping[str, Any],
+    source: str,
+    seed: int,
+) -> ModelProblem:
+    """State equations with a known solution.
+
+    Parameters
+    ----------
+    name, exact, domain, hierarchy_arguments, source, seed
+        See `ModelProblem`.
+    coordinates, fields, terms
+        See `kanmg.Collocation`.
+
+    Returns
+    -------
+    ModelProblem
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> from kanmg.gallery import collocation_problem
+    >>> points = kanmg.sampling.grid([(0.0, 1.0)], 21)
+    >>> growth = kanmg.Term("growth", lambda t, u: u.d("t") - u.value, points)
+    >>> start = kanmg.Term("start", lambda t, u: u.value - 1.0, points[:1])
+    >>> model = collocation_problem(
+    ...     "exponential",
+    ...     np.exp,
+    ...     coordinates=("t",),
+    ...     fields=("u",),
+    ...     terms=[growth, start],
+    ...     domain=((0.0, 1.0),),
+    ...     hierarchy_arguments={"widths": (1, 1), "num_intervals": 4, "num_levels": 1, "domain": (0.0, 1.0)},
+    ...     source="textbook",
+    ...     seed=0,
+    ... )
+    >>> solution = kanmg.solve(model.problem, model.hierarchy(), method=kanmg.NestedIteration(steps=50))
+    >>> model.relative_error(solution) < 1e-4
+    True
+    """
+    x = np.concatenate([term.points for term in terms])
+    return ModelProblem(
+        name=name,
+        x=x,
+        y=exact(x),
+        problem=Collocation(coordinates=coordinates, fields=fields, terms=terms, seed=seed),
         exact=exact,
         domain=domain,
         hierarchy_arguments=hierarchy_arguments,
