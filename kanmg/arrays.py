@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kanmg.errors import DeviceError, DomainError, DtypeError, NonFiniteError, ShapeError
+from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgTypeError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ __all__ = [
     "check_dtype",
     "check_finite",
     "check_lengths",
+    "check_no_gradients",
     "like",
     "resolve_device",
     "resolve_dtype",
@@ -126,12 +127,20 @@ def as_array(data: Any, name: str) -> Array:
         If a tensor is not on the CPU.
     DtypeError
         If the data are anything but float64 or float32.
+    ShapeError
+        If rows have unequal lengths.
     """
     if isinstance(data, torch.Tensor):
         return _from_tensor(data, name)
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ShapeError(f"`{name}` is no array: {error} Pass rows of equal length.") from None
     if not hasattr(data, "dtype") and array.dtype.kind in "iub":
         array = array.astype(np.float64)
+    if array.dtype.kind not in "fiub":
+        what = f"has dtype {array.dtype}" if array.dtype.kind != "O" else f"holds {_first_stranger(array)}"
+        raise DtypeError(f"`{name}` {what}; real numbers are required. Pass an array of float64 or float32.")
     if array.dtype not in _DTYPES.values():
         raise DtypeError(
             f"`{name}` has dtype {array.dtype}; float64 or float32 is required. Write `{name}.astype('float64')`."
@@ -139,16 +148,44 @@ def as_array(data: Any, name: str) -> Array:
     return array
 
 
+def _first_stranger(array: Array) -> str:
+    """Name the type of the first entry of an object array that is no real number."""
+    strangers = (entry for entry in array.flat if not isinstance(entry, int | float | np.number))
+    return f"an object of type {type(next(strangers, array.flat[0] if array.size else None)).__name__}"
+
+
 def _from_tensor(tensor: torch.Tensor, name: str) -> Array:
     """View a tensor as an array."""
     if tensor.device.type != "cpu":
         raise DeviceError(f"`{name}` is a tensor on {tensor.device}; it must be on the CPU. Write `{name}.cpu()`.")
     if tensor.dtype not in (torch.float32, torch.float64):
+        if tensor.dtype.is_complex or tensor.is_quantized:
+            raise DtypeError(f"`{name}` has dtype {tensor.dtype}; real numbers are required.")
         raise DtypeError(
             f"`{name}` has dtype {tensor.dtype}; torch.float64 or torch.float32 is required. "
             f"Write `{name}.to(torch.float64)`."
         )
     return tensor.detach().numpy()
+
+
+def check_no_gradients(data: Any, name: str) -> None:
+    """Refuse a tensor that requires gradients where the caller would wait for them in vain.
+
+    Parameters
+    ----------
+    data : object
+        Points or samples. (Coefficients may require gradients: `Objective` returns them.)
+    name : str
+
+    Raises
+    ------
+    KanmgTypeError
+    """
+    if isinstance(data, torch.Tensor) and data.requires_grad:
+        raise KanmgTypeError(
+            f"`{name}` is a tensor that requires gradients, and none flow through kanmg. Write `{name}.detach()`; "
+            "`solution.derivative` gives derivatives of a solution."
+        )
 
 
 def as_columns(data: Any, name: str, *, allow_vector: bool = False) -> Array:
@@ -175,7 +212,10 @@ def as_columns(data: Any, name: str, *, allow_vector: bool = False) -> Array:
         If there are NaN or infinite values.
     DtypeError, DeviceError
         As `as_array`.
+    KanmgTypeError
+        As `check_no_gradients`.
     """
+    check_no_gradients(data, name)
     array = as_array(data, name)
     if array.ndim == 1 and allow_vector:
         array = array[:, np.newaxis]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanmg.errors import CheckpointError
+from kanmg.errors import CheckpointError, KanmgTypeError, KanmgValueError
 from kanmg.monitor import Candidate
 from kanmg.program import Smooth
 from kanmg.stack import Correction, Frame, Known, Start
 from kanmg.storage import describe, read_file, write_file
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping
 
     from kanmg.cycles import Cycle
@@ -80,7 +80,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str], interval: float) -> None:
-        self.path = Path(path)
+        self.path = _checked_path(path)
         self._fingerprint = fingerprint
         self._interval = interval
         self._last_write = time.perf_counter()
@@ -148,6 +148,15 @@ class Checkpoint:
         write_file(self.path, "checkpoint", {**content, "fingerprint": self._fingerprint})
         self._last_write = time.perf_counter()
         self._duration = self._last_write - begin
+
+
+def _checked_path(path: Any) -> Path:
+    """Check what `kanmg.solve` got as `checkpoint`."""
+    if not isinstance(path, str | os.PathLike):
+        raise KanmgTypeError(f"`checkpoint={path!r}` is a {type(path).__name__}. Pass the path of a file, or None.")
+    if not os.fspath(path):
+        raise KanmgValueError("`checkpoint` is empty. Pass the path of a file, or None.")
+    return Path(path)
 
 
 def _known_classes(program: Program) -> dict[str, type]:

@@ -167,7 +167,8 @@ def solve(
     solution = run.execute()
     failures = {Status.TOLERANCE_NOT_MET, Status.DIVERGED, Status.NON_FINITE}
     wants_tolerance = rtol is not None or atol is not None
-    if throw and (solution.status in failures or (wants_tolerance and solution.status is Status.STALLED)):
+    unmet = {Status.STALLED, Status.STOPPED_EARLY} if wants_tolerance else set()
+    if throw and solution.status in failures | unmet:
         raise ConvergenceError(solution.message, solution)
     return solution
 

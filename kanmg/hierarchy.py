@@ -216,9 +216,14 @@ class Hierarchy(Sequence[Level]):
 
     def _index(self, level: int) -> int:
         """Resolve negative numbers of levels."""
+        if isinstance(level, bool) or not isinstance(level, int | np.integer):
+            raise KanmgTypeError(
+                f"{level!r} is no number of a level. Pass an integer, 0 to {self.num_levels - 1}; negative ones count "
+                "from the finest."
+            )
         if not -self.num_levels <= level < self.num_levels:
             raise KanmgValueError(f"there is no level {level}: the hierarchy has levels 0 to {self.num_levels - 1}.")
-        return level % self.num_levels
+        return int(level) % self.num_levels
 
     @overload
     def __getitem__(self, index: int) -> Level: ...
@@ -328,6 +333,11 @@ def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
     """Check `widths` and `lift`."""
     if lift not in (None, "affine"):
         raise KanmgValueError(f"`lift={lift!r}` is unknown. Write `lift='affine'`, or `lift=None` for splines only.")
+    if isinstance(widths, str | bytes) or not isinstance(widths, Iterable):
+        raise KanmgTypeError(
+            f"`widths={widths!r}` is a {type(widths).__name__}. Pass the numbers of inputs, hidden values and outputs: "
+            "`widths=(2, 5, 1)`, for example."
+        )
     sizes = list(widths)
     least = 2 if lift is None else 3
     if len(sizes) < least:
@@ -340,12 +350,11 @@ def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
 
 def _checked_num_levels(num_levels: SupportsIndex) -> int:
     """Check the number of levels."""
-    try:
-        number = operator.index(num_levels)
-    except TypeError:
+    if isinstance(num_levels, bool) or not hasattr(num_levels, "__index__"):
         raise KanmgTypeError(
             f"`num_levels` is {num_levels!r} of type `{type(num_levels).__name__}`. Write e.g. `num_levels=4`."
-        ) from None
+        )
+    number = operator.index(num_levels)
     if number < 1:
         raise KanmgValueError(f"`num_levels` is {number}. At least 1 level is required: `num_levels=4`, for example.")
     return number

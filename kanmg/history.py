@@ -14,7 +14,7 @@ from kanmg.errors import KanmgValueError
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
 
-__all__ = ["History", "Record", "RecordEvent", "Status"]
+__all__ = ["NOTHING_FINITE", "History", "Record", "RecordEvent", "Status"]
 
 RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "prolong", "correct"]
 
@@ -73,6 +73,13 @@ class Status(Enum):
     def __init__(self, message: str, remedy: str) -> None:
         self.message = message
         self.remedy = remedy
+
+
+NOTHING_FINITE = (
+    "It is so before the first step, for the initial coefficients: look for huge numbers in the data, the weights and "
+    "`initial`, and scale them."
+)
+"""What to do about `NON_FINITE` if there was no step."""
 
 
 class Record(NamedTuple):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from kanmg.errors import KanmgValueError, MissingDependencyError
+from kanmg.errors import KanmgTypeError, KanmgValueError, MissingDependencyError
 from kanmg.network import Affine, Spline
-from kanmg.solution import Solution
+from kanmg.solution import History, Solution
 from kanmg.splines.bspline import evaluate_spline
 
 if TYPE_CHECKING:
@@ -110,10 +110,22 @@ def plot_history(
 def _labelled(solutions: Solution | Mapping[str, Solution] | Iterable[Solution]) -> list[tuple[str | None, Solution]]:
     """Pairs of label and solution."""
     if isinstance(solutions, Mapping):
-        return list(solutions.items())
-    if isinstance(solutions, Solution):
-        return [(None, solutions)]
-    return [(None, solution) for solution in solutions]
+        pairs: list[tuple[str | None, Solution]] = list(solutions.items())
+    elif isinstance(solutions, Iterable) and not isinstance(solutions, Solution | History):
+        pairs = [(None, solution) for solution in solutions]
+    else:
+        pairs = [(None, solutions)]
+    for _, solution in pairs:
+        _check_solution(solution)
+    return pairs
+
+
+def _check_solution(solution: Any) -> None:
+    if not isinstance(solution, Solution):
+        raise KanmgTypeError(
+            f"a figure of a {type(solution).__name__} was asked for. Pass the solution itself, which `kanmg.solve` "
+            "returns."
+        )
 
 
 def _on_the_finest_reached(history: Sequence[Record], quantity: str) -> list[Record]:
@@ -332,6 +344,7 @@ def _layer_names(number: int) -> list[str]:
 
 
 def _network(solution: Solution) -> Any:
+    _check_solution(solution)
     return solution.hierarchy[solution.level].network
 
 
@@ -444,6 +457,8 @@ def _check_choice(name: str, value: str, choices: Any) -> None:
 
 
 def _checked_index(name: str, value: int, number: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise KanmgTypeError(f"`{name}={value!r}` is no integer. Pass 0 to {number - 1}.")
     if not 0 <= value < number:
         raise KanmgValueError(f"`{name}={value}` does not exist: there are {number}. Pass 0 to {number - 1}.")
     return value

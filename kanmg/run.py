@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanmg.errors import CheckpointError, KanmgError, KanmgValueError
-from kanmg.history import History, Record, Status
+from kanmg.history import NOTHING_FINITE, History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
 from kanmg.program import Smooth
@@ -287,7 +287,8 @@ class Run:
         """Say what happened, in numbers, and what to do about it."""
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
-        return " ".join(filter(None, [status.message, numbers, self._describe_starts(), status.remedy, self._remark]))
+        remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
+        return " ".join(filter(None, [status.message, numbers, self._describe_starts(), remedy, self._remark]))
 
     def _describe_starts(self) -> str:
         """Say how many starts there were, and how far their losses lie apart."""

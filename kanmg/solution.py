@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.arrays import as_array, check_columns, check_dtype, like
+from kanmg.arrays import as_array, check_columns, check_dtype, check_no_gradients, like
 from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import History, Record, Status
@@ -82,7 +82,7 @@ class Solution:
 
         Parameters
         ----------
-        x : ndarray or Tensor, shape (N, d), or one point, shape (d,), or shape (N,) if d is 1
+        x : ndarray or Tensor, shape (N, d), or one point, shape (d,); if d is 1 also shape (N,), or one number
 
         Returns
         -------
@@ -137,11 +137,12 @@ class Solution:
 
     def _points(self, x: Any) -> tuple[Array, bool]:
         """Check points, and tell whether there is one without a row of its own."""
+        check_no_gradients(x, "x")
         points = as_array(x, "x")
         check_dtype(points, self.hierarchy.dtype, "x")
         num_inputs = self.hierarchy.widths[0]
-        is_single = points.ndim == 1 and num_inputs > 1
-        if points.ndim == 1:
+        is_single = points.ndim == (1 if num_inputs > 1 else 0)
+        if points.ndim == 1 or (is_single and points.ndim == 0):
             points = points.reshape(1, -1) if is_single else points.reshape(-1, 1)
         if points.ndim != 2:
             raise ShapeError(

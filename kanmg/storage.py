@@ -204,6 +204,10 @@ def _replace(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _flush_folder(path.parent)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"`{path}` cannot be written: the folder `{path.parent}` does not exist. Create it, or choose another path."
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f"`{path}` cannot be written: {error.strerror or error}. An earlier file of this name is untouched. Free "
@@ -249,6 +253,8 @@ def read_file(path: str | os.PathLike[str], kind: str, classes: Mapping[str, typ
         raise
     except OSError as error:
         raise CheckpointError(f"`{path}` cannot be read: {error.strerror or error}.") from error
+    if not _is_ours(content):
+        raise CheckpointError(f"`{path}` is no kanmg {kind}, but some other file. Choose another path.")
     document, arrays = _verified(path, content)
     if document["version"] > FORMAT_VERSION:
         raise CheckpointError(
@@ -264,6 +270,17 @@ _REMEDY = {
     "solution": "`kanmg.load` reads what `solution.save` wrote; `kanmg.solve(..., checkpoint=path)` reads checkpoints.",
     "checkpoint": "Pass as `checkpoint` the path of one, or of no file yet; `kanmg.load` reads solutions.",
 }
+
+
+# How safetensors begins a file of ours, after eight bytes: its header, and one of the names that kanmg puts there.
+_HEADER = b'{"__metadata__":{'
+_NAMES = (b'"kanmg":', b'"sha256":')
+
+
+def _is_ours(content: bytes) -> bool:
+    """Whether kanmg wrote a file, which may have been truncated or altered since."""
+    is_beginning = not any(content[4:8]) and any((_HEADER + name).startswith(content[8:]) for name in _NAMES)
+    return is_beginning or any(name in content for name in _NAMES)
 
 
 def _verified(path: str | os.PathLike[str], content: bytes) -> tuple[dict[str, Any], dict[str, Array]]:

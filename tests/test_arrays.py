@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from kanmg import arrays
-from kanmg.errors import DeviceError, DomainError, DtypeError, NonFiniteError, ShapeError
+from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgTypeError, NonFiniteError, ShapeError
+from kanmg.problems.regression import Regression
 
 WIDTHS = (2, 5, 1)
 
@@ -26,6 +27,9 @@ def test_other_dtypes_are_refused(dtype) -> None:
         arrays.resolve_dtype(dtype)
 
 
+from kanmg.problems.regression import Regression
+
+
 def test_devices() -> None:
     assert arrays.resolve_device("cpu") == arrays.resolve_device(torch.device("cpu")) == "cpu"
     with pytest.raises(DeviceError, match=r"`device='cuda:0'` was asked for, but .* Use `device='cpu'`"):
@@ -37,7 +41,7 @@ def test_devices() -> None:
 def test_arrays_and_tensors_come_in_without_a_copy() -> None:
     array = np.zeros((6, 4), np.float32)[::2, ::-2]
     assert np.shares_memory(arrays.as_columns(array, "x"), array)
-    tensor = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    tensor = torch.zeros(3, 2, dtype=torch.float64)
     shared = arrays.as_columns(tensor, "x")
     shared[0, 0] = 7.0
     assert tensor[0, 0] == 7.0
@@ -108,6 +112,39 @@ def test_lengths_that_differ() -> None:
     arrays.check_lengths(x=np.zeros((3, 2)), y=np.zeros((3, 1)), weights=None)
     with pytest.raises(ShapeError, match=r"`x` has 3 rows, `y` has 1 row. Pass the same number of rows"):
         arrays.check_lengths(x=np.zeros((3, 2)), y=np.zeros((1, 1)), weights=None)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            np.array(["1.0", "2.0"]),
+            r"`x` has dtype <U3; real numbers are required. Pass an array of float64",
+        ),
+        ([1.0, None], r"`x` holds an object of type NoneType; real numbers are required"),
+        (None, r"`x` holds an object of type NoneType"),
+        (np.array([1j]), r"`x` has dtype complex128; real numbers are required"),
+        (torch.ones(2, dtype=torch.complex64), r"`x` has dtype torch.complex64; real numbers are required"),
+        (np.array(["2020-01-01"], "datetime64[D]"), r"real numbers are required"),
+    ],
+)
+def test_what_is_no_number_is_called_so(data: object, words: str) -> None:
+    with pytest.raises(DtypeError, match=words) as caught:
+        arrays.as_array(data, "x")
+    assert "astype" not in str(caught.value)
+
+
+def test_rows_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"`x` is no array.*Pass rows of equal length"):
+        arrays.as_array([[1.0, 2.0], [3.0]], "x")
+
+
+def test_tensors_that_require_gradients_are_refused() -> None:
+    samples = torch.ones(2, 1, requires_grad=True)
+    with pytest.raises(KanmgTypeError, match=r"`x` is a tensor that requires gradients, .* Write `x.detach\(\)`"):
+        arrays.as_columns(samples, "x")
+    with pytest.raises(KanmgTypeError, match=r"`y` is a tensor that requires gradients"):
+        Regression(samples.detach(), samples)
 
 
 def test_points_outside_the_domain() -> None:

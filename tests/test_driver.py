@@ -323,6 +323,26 @@ def test_patience_stops_and_returns_what_validates_best():
     assert solution.loss > min(solution.history.column("loss"))
 
 
+def test_a_tolerance_that_patience_leaves_unmet_is_an_error():
+    method = kanmg.NestedIteration(steps=(5, 1000))
+    arguments = {"method": method, "patience": 25, "atol": 1e-12}
+    with pytest.raises(ConvergenceError) as caught:
+        kanmg.solve(NOISY, hierarchy_of(2, num_intervals=12), **arguments)
+    assert caught.value.solution.status is kanmg.Status.STOPPED_EARLY
+    solution = kanmg.solve(NOISY, hierarchy_of(2, num_intervals=12), **arguments, throw=False)
+    assert solution.loss == caught.value.solution.loss
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_no_matter_of_steps():
+    with pytest.raises(ConvergenceError) as caught:
+        kanmg.solve(PROBLEM, HIERARCHY, method=NESTED, initial=np.full(24, 1e200))
+    message = str(caught.value)
+    assert caught.value.solution.status is kanmg.Status.NON_FINITE
+    assert "before the first step" in message
+    assert "the weights and `initial`" in message
+    assert "step size" not in message
+
+
 def test_patience_below_the_interval_is_watched_closely():
     method = kanmg.NestedIteration(steps=(5, 1000))
     solution = kanmg.solve(NOISY, hierarchy_of(2, num_intervals=12), method=method, patience=3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import CheckpointError, ConvergenceError
+from kanmg.errors import CheckpointError, ConvergenceError, KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord
 
 X = np.linspace(-1, 1, 90).reshape(-1, 1)
@@ -299,6 +299,21 @@ def test_damaged_checkpoints_are_refused_and_kept(tmp_path):
         with pytest.raises(CheckpointError, match=r"run.kanmg` is damaged"):
             kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=path)
         assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "error", "words"),
+    [
+        (5, KanmgTypeError, "`checkpoint=5` is a int. Pass the path of a file, or None."),
+        ("", KanmgValueError, "`checkpoint` is empty"),
+        ("nowhere/run", CheckpointError, r"the folder `.*nowhere` does not exist. Create it, or choose another path"),
+    ],
+)
+def test_paths_that_are_none_are_refused(checkpoint, error, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=checkpoint)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_solution_is_no_checkpoint(tmp_path):

@@ -293,6 +293,12 @@ def test_rightmost_input_is_named_when_the_knots_differ() -> None:
     [
         ({"num_levels": 0}, KanmgValueError, r"`num_levels` is 0. At least 1 level is required"),
         ({"num_levels": 2.0}, KanmgTypeError, r"`num_levels` is 2.0 of type `float`"),
+        ({"num_levels": True}, KanmgTypeError, r"`num_levels` is True of type `bool`"),
+        ({"degree": True}, KanmgTypeError, r"`degree` is True of type `bool`"),
+        ({"num_intervals": True}, KanmgTypeError, r"`num_intervals` is True of type `bool`"),
+        ({"widths": 2}, KanmgTypeError, r"`widths=2` is a int. Pass the numbers of .*`widths=\(2, 5, 1\)`"),
+        ({"widths": None}, KanmgTypeError, r"`widths=None` is a NoneType"),
+        ({"widths": "21"}, KanmgTypeError, r"`widths='21'` is a str"),
         ({"num_intervals": 0}, KanmgValueError, r"`num_intervals` is 0"),
         ({"degree": 0}, KanmgValueError, r"`degree` is 0"),
         ({"widths": (2,)}, KanmgValueError, r"`widths=\(2,\)` has 1 entries, but at least 2 are required"),
@@ -325,6 +331,15 @@ def test_what_are_no_networks_is_refused() -> None:
         Hierarchy([MIXED, MIXED.layers[1]])
     with pytest.raises(KanmgTypeError, match=r"`network` is a list. Pass a `kanmg.Network`"):
         Hierarchy.from_network([MIXED], 2)
+
+
+@pytest.mark.parametrize("level", [1.5, "1", None, True])
+def test_numbers_of_levels_are_integers(level: object) -> None:
+    hierarchy = uniform_hierarchy((1, 1), num_levels=2, evaluator="reference")
+    theta = np.zeros(hierarchy[0].network.num_coefficients)
+    with pytest.raises(KanmgTypeError, match=f"{level!r} is no number of a level. Pass an integer, 0 to 1"):
+        hierarchy.prolong(theta, 0, level)
+    assert hierarchy.prolong(theta, np.int64(0), np.int64(-1)).shape == (13,)
 
 
 def test_prolong_downwards_is_refused() -> None:

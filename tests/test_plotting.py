@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanmg import plotting
-from kanmg.errors import KanmgValueError, MissingDependencyError
+from kanmg.errors import KanmgTypeError, KanmgValueError, MissingDependencyError
 from kanmg.hierarchy import Hierarchy
 from kanmg.network import Affine, Network, Spline
 from kanmg.solution import History, Record, Solution, Status
@@ -173,6 +173,15 @@ def test_all_edges_of_a_layer_are_drawn_in_a_grid(solution):
     np.testing.assert_array_equal(axes[2, 1].lines[0].get_ydata(), expected)
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["to output 0", "to output 1", "to output 2"]
     assert [ax.get_xlabel() for ax in axes[-1]] == ["input 0", "input 1"]
+
+
+def test_what_is_no_solution_is_refused(solution):
+    for draw in (plotting.plot_history, plotting.plot_network, lambda what: plotting.plot_edge(what, 0, 0, 0)):
+        for wrong in (solution.history, solution.hierarchy, 5):
+            with pytest.raises(KanmgTypeError, match=r"a figure of a \w+ was asked for. Pass the solution itself"):
+                draw(wrong)
+    with pytest.raises(KanmgTypeError, match=r"`layer=0.5` is no integer"):
+        plotting.plot_edges(solution, 0.5)
 
 
 def test_axes_of_the_wrong_shape_are_refused(solution):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import CheckpointError, DomainError, DtypeError, KanmgValueError, ShapeError
+from kanmg.errors import CheckpointError, DomainError, DtypeError, KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.history import History, Record, Status
 from kanmg.solution import Solution
 
@@ -70,6 +70,24 @@ def test_a_vector_holds_points_if_there_is_one_input():
     x = np.linspace(-1, 1, 5)
     assert np.array_equal(solution(x), solution(x[:, None]))
     assert solution(x).shape == (5, 2)
+
+
+def test_a_number_is_a_point_if_there_is_one_input():
+    solution = solution_of(hierarchy_of((1, 2)))
+    expected = solution(np.array([[0.25]]))[0]
+    for x in (0.25, np.float64(0.25), np.array(0.25)):
+        assert np.array_equal(solution(x), expected)
+    assert solution(torch.tensor(0.25, dtype=torch.float64)).tolist() == expected.tolist()
+    assert solution.derivative(0.25, 0).shape == (2,)
+
+
+def test_tensors_that_require_gradients_are_refused():
+    solution = solution_of(hierarchy_of())
+    x = torch.tensor(POINTS, requires_grad=True)
+    for call in (solution, lambda points: solution.derivative(points, 0)):
+        with pytest.raises(KanmgTypeError, match=r"`x` is a tensor that requires grad.*`x.detach\(\)`.*derivative"):
+            call(x)
+    assert not solution(x.detach()).requires_grad
 
 
 def test_lists_will_do_and_no_points_give_no_values():
@@ -208,7 +226,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         kanmg.load(tmp_path / "missing.kanmg")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(CheckpointError, match="is damaged: it is not a kanmg file"):
+    with pytest.raises(CheckpointError, match=r"text` is no kanmg solution, but some other file. Choose another path"):
         kanmg.load(tmp_path / "text")
     x = np.linspace(-1, 1, 20).reshape(-1, 1)
     method = kanmg.NestedIteration(steps=1)

@@ -12,6 +12,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
 from kanmg.errors import CheckpointError
 from kanmg.storage import FORMAT_VERSION, describe, pack, read_file, unpack, write_file
@@ -127,6 +128,16 @@ def test_every_flipped_bit_is_refused(written):
             read_file(written, "checkpoint")
 
 
+@pytest.mark.parametrize(
+    "content", [b"hello", b"%PDF-1.7 and so on", bytes(100), save({"a": np.zeros(2)}), save({}, {"format": "pt"})]
+)
+def test_files_of_others_are_not_called_damaged(tmp_path, content):
+    (tmp_path / "theirs").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"theirs` is no kanmg checkpoint, but some other file. Choose another"):
+        read_file(tmp_path / "theirs", "checkpoint")
+    assert (tmp_path / "theirs").read_bytes() == content
+
+
 def test_newer_formats_and_other_kinds_are_refused(written, monkeypatch):
     with pytest.raises(CheckpointError, match=r"is a checkpoint; a solution is required. `kanmg.load` reads"):
         read_file(written, "solution")
@@ -177,7 +188,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_one(written):
 
 
 def test_folders_that_are_none_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere/file` cannot be written: No such file or directory"):
+    with pytest.raises(CheckpointError, match=r"file` cannot be written: the folder `.*nowhere` does not exist"):
         write_file(tmp_path / "nowhere" / "file", "checkpoint", 1)
     (tmp_path / "plain").write_text("")
     with pytest.raises(CheckpointError, match=r"plain/file` cannot be written: Not a directory"):

@@ -18,11 +18,17 @@ MAX_DEGREE = 9
 
 def checked_integer(value: SupportsIndex, name: str) -> int:
     try:
-        return operator.index(value)
+        return _index(value)
     except TypeError:
         raise KanmgTypeError(
             f"`{name}` is {value!r} of type `{type(value).__name__}`. An integer is required: `{name}=3`, for example."
         ) from None
+
+
+def _index(value: SupportsIndex) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
 
 
 def checked_degree(degree: SupportsIndex) -> int:
