@@ -27,8 +27,8 @@ class Problem(ABC):
     that a resumed run sees the batches that an undisturbed one would have seen; None means all samples.
 
     To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
-    """
     If the loss is a sum of squares, `residuals`, `pull_back` and `normal_equations` make Levenberg-Marquardt possible.
+    """
 
     @property
     @abstractmethod
@@ -116,19 +116,6 @@ class Problem(ABC):
             If shapes, dtype or domain contradict the level's.
         """
 
-    def batch_length(self, batch: int | None = None) -> int:  # noqa: ARG002
-        """Count the samples of a mini-batch, or all."""
-        return self.num_samples
-
-    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:
-        """Count the multiply-adds of one loss, with its gradient or without.
-
-        Parameters
-        ----------
-        evaluator : Evaluator
-        batch : int, optional
-            Number of the mini-batch; all samples by default.
-        gradient : bool, default True
     # ------------------------------------------------------------------------------------------------- sums of squares
 
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:  # noqa: ARG002
@@ -216,6 +203,19 @@ class Problem(ABC):
 
     # ----------------------------------------------------------------------------------------------------- counted work
 
+    def batch_length(self, batch: int | None = None) -> int:  # noqa: ARG002
+        """Count the samples of a mini-batch, or all."""
+        return self.num_samples
+
+    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:
+        """Count the multiply-adds of one loss, with its gradient or without.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        batch : int, optional
+            Number of the mini-batch; all samples by default.
+        gradient : bool, default True
         """
         cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
         return cost * self.batch_length(batch)

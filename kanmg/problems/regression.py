@@ -15,12 +15,12 @@ from kanmg.problems.batches import Batches, Stream, generator, permutation
 from kanmg.problems.samples import Samples, check_same_dtype
 
 if TYPE_CHECKING:
-    from kanmg.evaluators.base import Array, Evaluator
     from collections.abc import Iterator
 
+    from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
-
     from kanmg.problems.samples import Chunk
+
 __all__ = ["Regression"]
 
 # An initialisation looks at no more points than these.
@@ -160,9 +160,6 @@ class Regression(Problem):
         total, gradient = samples.squared_error(evaluator, theta)
         return factor * total, factor * gradient
 
-    def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
-        if self._validation is None:
-            return None
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
         parts = [
             (roots * (evaluator.value(theta, chunk.x) - chunk.y)).ravel() for chunk, roots in self._rooted_chunks()
@@ -199,6 +196,9 @@ class Regression(Problem):
             weights = np.ones(1, self.dtype) if chunk.weights is None else chunk.weights
             yield chunk, np.sqrt(weights * self.dtype.type(self._factor))[:, None]
 
+    def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
+        if self._validation is None:
+            return None
         scale = self._validation.total_weight * self.num_outputs
         return self._validation.squared_error_value(evaluator, theta) / scale
 

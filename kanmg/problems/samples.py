@@ -111,6 +111,10 @@ class Samples:
             weights = None if self.weights is None else self._gather(self.weights, rows)
             yield Chunk(self._gather(self.x, rows), self._gather(self.y, rows), weights)
 
+    def pieces(self) -> Iterator[Chunk]:
+        """Go through the samples in as few pieces as can be had without copying more than one chunk at a time."""
+        return self.chunks() if self._whole is None else iter((self._whole,))
+
     def update_digest(self, digest: hashlib._Hash) -> None:
         """Add shapes, dtypes and data to a hash, whatever the memory layout, chunk by chunk."""
         for array in (self.x, self.y, self.weights, self.rows):
@@ -133,10 +137,6 @@ class Samples:
 
     def _gather(self, array: Array, rows: slice) -> Array:
         return array[rows] if self.rows is None else np.take(array, self.rows[rows], axis=0)
-    def pieces(self) -> Iterator[Chunk]:
-        """Go through the samples in as few pieces as can be had without copying more than one chunk at a time."""
-        return self.chunks() if self._whole is None else iter((self._whole,))
-
 
 
 def _checked_weights(weights: Any) -> Array:
