@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.evaluators.base import Jet
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.jets import partial_derivative, plan_derivatives
 from kanmg.testing.cases import NETWORKS, sample_points
@@ -106,3 +107,16 @@ def test_requests_that_make_no_sense_are_refused():
         plan_derivatives([(-1,)], num_inputs=2)
     with pytest.raises(KanmgTypeError, match=r"a derivative by 'x' was asked for"):
         plan_derivatives(["xy"], num_inputs=2)
+
+
+def test_spreading_cotangents_is_the_transpose_of_combining():
+    plan = plan_derivatives([(), (0,), (0, 1), (1, 1), (2,)], num_inputs=3)
+    random = np.random.default_rng(0)
+    shape = (len(plan.directions), 7, 2)
+    jet = Jet(random.standard_normal(shape[1:]), tuple(random.standard_normal(shape) for _ in range(plan.order)))
+    cotangents = [random.standard_normal(shape[1:]) for _ in plan.requests]
+    spread = plan.spread(cotangents, jet)
+    left = sum(np.vdot(a, b) for a, b in zip(plan.combine(jet), cotangents, strict=True))
+    pairs = zip((jet.value, *jet.derivatives), (spread.value, *spread.derivatives), strict=True)
+    assert sum(np.vdot(a, b) for a, b in pairs) == pytest.approx(left, rel=1e-13)
+    assert [part.shape for part in spread.derivatives] == [shape, shape]
