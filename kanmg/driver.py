@@ -15,6 +15,7 @@ from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
+from kanmg.problems.standardisation import bears_shifts
 from kanmg.program import Smooth
 from kanmg.run import Run
 from kanmg.smoothers.adam import Adam
@@ -114,6 +115,10 @@ def solve(
 
     Notes
     -----
+    Units do not matter: where the values of a regression are large, small or far from zero, the run sees them shifted
+    and scaled, and the coefficients of the last layer are changed back exactly. Losses, tolerances and `initial` are in
+    units of the data; the norms of gradients then belong to the scaled coefficients.
+
     Work units are counted, not estimated: multiply-adds of all losses and gradients on all levels, divided by those of
     one loss and gradient on the finest level with all samples. Validation losses are computed every 10 records or every
     epoch, whichever is longer, but not more seldom than `patience` says, and at the end of every smoothing. They take
@@ -141,6 +146,8 @@ def solve(
     problem.check(hierarchy)
     chosen, reason = (method, "") if method is not None else _choose_method(problem, hierarchy)
     level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
+    standardised = problem.standardised(may_shift=bears_shifts(hierarchy[0].network))
+    inner, standardisation = (problem, None) if standardised is None else standardised
     program = chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level)
     for instruction in (*program.prologue, *program.cycle):
         if isinstance(instruction, Smooth):
@@ -149,11 +156,14 @@ def solve(
     if checkpoint is not None:
         fingerprint = fingerprint_of_run(problem, hierarchy, chosen, seed, None if initial is None else theta)
         file = Checkpoint(checkpoint, fingerprint, checkpoint_seconds)
+    if standardisation is not None and initial is not None:
+        theta = standardisation.from_user(hierarchy[level].network, theta)
     run = Run(
-        problem,
+        inner,
         hierarchy,
         program,
         theta,
+        standardisation=standardisation,
         draw=functools.partial(_draw, problem, hierarchy, seed) if initial is None else None,
         rtol=rtol,
         atol=atol,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kanmg.hierarchy import Hierarchy
     from kanmg.machine import Event
     from kanmg.problems.base import Problem
+    from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
 
 __all__ = ["VALIDATION_INTERVAL", "Run"]
@@ -46,6 +47,8 @@ class Run:
     program : Program
     theta : ndarray
         Initial coefficients.
+    standardisation : Standardisation or None
+        How the values of the networks become those of the data.
     draw : callable or None
         As for `Machine`.
     rtol, atol, max_cycles, patience, callback, progress
@@ -62,6 +65,7 @@ class Run:
         program: Program,
         theta: Array,
         *,
+        standardisation: Standardisation | None,
         draw: Callable[[int, int], Array] | None,
         rtol: float | None,
         atol: float | None,
@@ -76,6 +80,7 @@ class Run:
         typical_loss = functools.cache(functools.partial(_loss_of_zero, problem, hierarchy))
         self._problem = problem
         self._hierarchy = hierarchy
+        self._standardisation = standardisation
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
         self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss)
@@ -270,8 +275,11 @@ class Run:
         loss = best.loss
         if math.isnan(loss):
             loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
+        theta = best.theta.copy()
+        if self._standardisation is not None:
+            theta = self._standardisation.to_user(self._hierarchy[best.level].network, theta)
         return Solution(
-            coefficients=best.theta.copy(),
+            coefficients=theta,
             level=best.level,
             loss=loss,
             status=status,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
+    from kanmg.problems.standardisation import Standardisation
 
 __all__ = ["Problem"]
 
@@ -92,6 +93,18 @@ class Problem(ABC):
         fraction : float
             In (0, 1].
         """
+
+    def standardised(self, *, may_shift: bool) -> tuple[Problem, Standardisation] | None:  # noqa: ARG002
+        """Return the same problem for networks with values of about unit size, and how their values become this one's.
+
+        None, the default, where the values may stay as they are. Losses remain in units of this problem.
+
+        Parameters
+        ----------
+        may_shift : bool
+            Whether the networks can add a constant to their values.
+        """
+        return None
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.problems.base import Problem
 from kanmg.problems.batches import Batches, Stream, generator, permutation
 from kanmg.problems.samples import Samples, check_same_dtype
+from kanmg.problems.standardisation import Standardisation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,8 @@ class Regression(Problem):
         seed: int = 0,
     ) -> None:
         self._seed = _checked_integer("seed", seed, 0)
+        # What one unit of the squared errors of the samples is in units of the data.
+        self._unit = 1.0
         self._batch_size = None if batch_size is None else _checked_integer("batch_size", batch_size, 1)
         samples, self._validation = _split(Samples.from_user(x, y, weights), validation, self._seed)
         self._set_samples(samples, self._batch_size)
@@ -111,7 +114,7 @@ class Regression(Problem):
     def _set_samples(self, samples: Samples, batch_size: int | None) -> None:
         """Choose the samples that the loss is a mean over."""
         self._samples = samples
-        self._factor = 1.0 / (_checked_weight(samples, "samples") * samples.y.shape[1])
+        self._factor = self._unit / (_checked_weight(samples, "samples") * samples.y.shape[1])
         self._batches = Batches(len(samples), batch_size, self._seed)
         self._last_batch: tuple[int, Samples] | None = None
 
@@ -199,8 +202,8 @@ class Regression(Problem):
     def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
         if self._validation is None:
             return None
-        scale = self._validation.total_weight * self.num_outputs
-        return self._validation.squared_error_value(evaluator, theta) / scale
+        factor = self._unit / (self._validation.total_weight * self.num_outputs)
+        return factor * self._validation.squared_error_value(evaluator, theta)
 
     def batch_length(self, batch: int | None = None) -> int:
         return self.num_samples if batch is None else self._batches.length(batch)
@@ -251,6 +254,19 @@ class Regression(Problem):
         part._set_samples(self._samples.take(chosen), batch_size)  # noqa: SLF001 - another regression
         return part
 
+    def standardised(self, *, may_shift: bool) -> tuple[Regression, Standardisation] | None:
+        standardisation = Standardisation.of(*self._samples.moments(), may_shift=may_shift)
+        if standardisation is None:
+            return None
+        other = copy.copy(self)
+        other._unit = self._unit * standardisation.scale**2  # noqa: SLF001 - another regression, here and below
+        if self._validation is not None:
+            values = standardisation.values(self._validation.y)
+            other._validation = self._validation.with_values(values)  # noqa: SLF001
+        values = standardisation.values(self._samples.y)
+        other._set_samples(self._samples.with_values(values), self._batch_size)  # noqa: SLF001
+        return other, standardisation
+
     def fingerprint(self) -> str:
         """SHA-256 of data, weights, held-back samples and options, read chunk by chunk."""
         digest = hashlib.sha256(f"Regression {self._batches.batch_size} {self._seed}".encode())
@@ -266,6 +282,8 @@ class Regression(Problem):
         check_dtype(self._samples.x, level.evaluator.dtype, "x")
         if network.domain is not None:
             check_domain(self._samples.x, network.domain, "x")
+            if self._validation is not None:
+                check_domain(self._validation.x, network.domain, "validation")
 
 
 def _split(samples: Samples, validation: Any, seed: int) -> tuple[Samples, Samples | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kanmg.arrays import as_array, as_columns, check_finite, check_lengths, row_chunks
 from kanmg.errors import DtypeError, KanmgValueError, ShapeError
@@ -80,6 +82,26 @@ class Samples:
         """Name some of the samples by their positions among them."""
         rows = positions if self.rows is None else self.rows[positions]
         return Samples(self.x, self.y, self.weights, rows)
+
+    def with_values(self, y: Array) -> Samples:
+        """Return the same samples with other values: one for each row of the arrays, named or not."""
+        return Samples(self.x, y, self.weights, self.rows)
+
+    def moments(self) -> tuple[npt.NDArray[np.float64], float]:
+        """Return the weighted mean of every column of the values, and one standard deviation for all columns."""
+        mean = np.zeros(self.y.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for weights, y in self._weighted_values():
+                mean += weights @ y
+            mean /= self.total_weight
+            variance = sum(float((weights @ (y - mean) ** 2).mean()) for weights, y in self._weighted_values())
+            return mean, math.sqrt(variance / self.total_weight) if math.isfinite(variance) else math.inf
+
+    def _weighted_values(self) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        for rows in self._slices():
+            y = self._gather(self.y, rows).astype(np.float64)
+            weights = np.ones(len(y)) if self.weights is None else self._gather(self.weights, rows)
+            yield weights.astype(np.float64), y
 
     @cached_property
     def total_weight(self) -> float:
