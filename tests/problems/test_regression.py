@@ -109,14 +109,13 @@ def test_one_column_may_come_as_a_vector(evaluator, theta):
     assert Regression(x, y[:, 0]).loss(evaluator, theta) == Regression(x, y).loss(evaluator, theta)
 
 
-@pytest.mark.parametrize("layout", ["fortran", "strided", "torch", "torch with gradient", "list"])
+@pytest.mark.parametrize("layout", ["fortran", "strided", "torch", "list"])
 def test_layout_and_kind_of_the_data_do_not_matter(evaluator, theta, layout):
     x, y = data()
     convert = {
         "fortran": np.asfortranarray,
         "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
         "torch": torch.from_numpy,
-        "torch with gradient": lambda a: torch.tensor(a, requires_grad=True),
         "list": np.ndarray.tolist,
     }[layout]
     plain, other = Regression(x, y, seed=3), Regression(convert(x), convert(y), seed=3)
