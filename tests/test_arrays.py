@@ -27,9 +27,6 @@ def test_other_dtypes_are_refused(dtype) -> None:
         arrays.resolve_dtype(dtype)
 
 
-from kanmg.problems.regression import Regression
-
-
 def test_devices() -> None:
     assert arrays.resolve_device("cpu") == arrays.resolve_device(torch.device("cpu")) == "cpu"
     with pytest.raises(DeviceError, match=r"`device='cuda:0'` was asked for, but .* Use `device='cpu'`"):

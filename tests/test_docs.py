@@ -15,7 +15,10 @@ ROOT = Path(kanmg.__file__).parent.parent
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "reference").glob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
-GUIDES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("conventions", "how_to_choose", "how_to_extend"))]
+GUIDES = [
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("conventions", "how_to_choose", "how_to_extend", "how_to_look")),
+]
 # Modules whose __all__ is the public interface.
 PUBLIC = (
     "kanmg",
