@@ -202,7 +202,7 @@ def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
     >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
     >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
     >>> method = kanmg.default_method(kanmg.Regression(x, np.exp(x)), hierarchy)
-    >>> method.steps, method.starts
+    >>> method.steps, method.starts.number
     (300, 1)
     >>> deep = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
     >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), deep).starts

@@ -109,31 +109,24 @@ def plot_history(
 
 def _labelled(solutions: Solution | Mapping[str, Solution] | Iterable[Solution]) -> list[tuple[str | None, Solution]]:
     """Pairs of label and solution."""
-    if isinstance(solutions, Mapping):
-        pairs: list[tuple[str | None, Solution]] = list(solutions.items())
-    elif isinstance(solutions, Iterable) and not isinstance(solutions, Solution | History):
-        pairs = [(None, solution) for solution in solutions]
-    else:
-        pairs = [(None, solutions)]
-    for _, solution in pairs:
-        _check_solution(solution)
-    return pairs
+    if isinstance(solutions, Solution | History) or not isinstance(solutions, Iterable):
+        solutions = [solutions]
+    pairs = solutions.items() if isinstance(solutions, Mapping) else ((None, solution) for solution in solutions)
+    return [(label, _checked(solution)) for label, solution in pairs]
 
 
-def _check_solution(solution: Any) -> None:
+def _checked(solution: Any) -> Solution:
     if not isinstance(solution, Solution):
-        raise KanmgTypeError(
-            f"a figure of a {type(solution).__name__} was asked for. Pass the solution itself, which `kanmg.solve` "
-            "returns."
-        )
+        raise KanmgTypeError(f"a figure of a {type(solution).__name__} was asked for. Pass the solution itself.")
+    return solution
 
 
 def _on_the_finest_reached(history: Sequence[Record], quantity: str) -> list[Record]:
     """Keep the records on the finest level reached so far that have the quantity."""
     records = _best_starts(history)
     finest = np.maximum.accumulate([record.level for record in records])
-    highest = [record for record, level in zip(records, finest, strict=True) if record.level == level]
-    return [record for record in highest if np.isfinite(getattr(record, quantity))]
+    pairs = zip(records, finest, strict=True)
+    return [record for record, level in pairs if record.level == level and np.isfinite(getattr(record, quantity))]
 
 
 def _best_starts(history: Sequence[Record]) -> list[Record]:
@@ -307,8 +300,7 @@ def plot_network(solution: Solution, *, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(0.0, 1.0), ylim=(-0.15, len(network.layers) + 0.15))
     ax.set_yticks(range(len(network.widths)), _layer_names(len(network.widths)))
     ax.set_xticks([])
-    for side in ("top", "right", "bottom", "left"):
-        ax.spines[side].set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.tick_params(left=False)
     return ax
 
@@ -344,8 +336,7 @@ def _layer_names(number: int) -> list[str]:
 
 
 def _network(solution: Solution) -> Any:
-    _check_solution(solution)
-    return solution.hierarchy[solution.level].network
+    return _checked(solution).hierarchy[solution.level].network
 
 
 def _edge(solution: Solution, layer: int, p: int, q: int) -> tuple[Array, Array, Array]:
@@ -438,10 +429,7 @@ def _pyplot() -> Any:
 
 
 def _axes_or_new(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    _, new = _pyplot().subplots(figsize=(6.4, 4.0), layout="constrained")
-    return new  # type: ignore[no-any-return]
+    return _pyplot().subplots(figsize=(6.4, 4.0), layout="constrained")[1] if ax is None else ax
 
 
 def _finish(ax: Axes) -> None:
@@ -457,8 +445,6 @@ def _check_choice(name: str, value: str, choices: Any) -> None:
 
 
 def _checked_index(name: str, value: int, number: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise KanmgTypeError(f"`{name}={value!r}` is no integer. Pass 0 to {number - 1}.")
-    if not 0 <= value < number:
+    if not (isinstance(value, int | np.integer) and 0 <= value < number):
         raise KanmgValueError(f"`{name}={value}` does not exist: there are {number}. Pass 0 to {number - 1}.")
     return value

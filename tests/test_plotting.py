@@ -180,7 +180,7 @@ def test_what_is_no_solution_is_refused(solution):
         for wrong in (solution.history, solution.hierarchy, 5):
             with pytest.raises(KanmgTypeError, match=r"a figure of a \w+ was asked for. Pass the solution itself"):
                 draw(wrong)
-    with pytest.raises(KanmgTypeError, match=r"`layer=0.5` is no integer"):
+    with pytest.raises(KanmgValueError, match=r"`layer=0.5` does not exist: there are 2"):
         plotting.plot_edges(solution, 0.5)
 
 
