@@ -98,7 +98,7 @@ class CPUEvaluator(Evaluator):
             gradient = gradient_part if gradient is None else gradient + gradient_part
         if gradient is None:
             return 0.0, np.zeros(self._num_coefficients, self.dtype)
-        return loss, self._compressed(gradient)
+        return loss, gradient
 
     def squared_error_value(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> float:
         theta, x = self._coefficients(theta), self._points(x)
@@ -108,21 +108,21 @@ class CPUEvaluator(Evaluator):
         theta, x = self._coefficients(theta), self._points(x)
         cotangents = self._checked(cotangents, "cotangents", (len(x), self._num_outputs))
         point_gradients = np.empty((len(x), self._num_inputs), self.dtype)
-        gradient = np.zeros(self._plan.num_coefficients, self.dtype)
+        gradient = np.zeros(self._num_coefficients, self.dtype)
         for rows, points in _contiguous_chunks(x):
             fields = {
                 kernels.COTANGENTS: np.ascontiguousarray(cotangents[rows]),
                 kernels.POINT_GRADIENTS: point_gradients[rows],
             }
             gradient += self._run(theta, points, fields, gradient=True)[1]
-        return self._compressed(gradient), point_gradients
+        return gradient, point_gradients
 
     def jacobian(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), np.ascontiguousarray(self._points(x))
         result = np.zeros((len(x), self._num_outputs, self._plan.num_coefficients), self.dtype)
         if result.size:
             self._run(theta, x, {kernels.GRADIENTS: result, kernels.JACOBIAN: result})
-        return self._compressed(result)
+        return self._without_padding(result)
 
     def gauss_newton(
         self, theta: Array, x: Array, residuals: Array, weights: Array | None = None
@@ -165,7 +165,7 @@ class CPUEvaluator(Evaluator):
             return np.zeros(self._num_coefficients, self.dtype)
         order = len(cotangents.derivatives)
         points = np.ascontiguousarray(x)
-        return self._compressed(self._run_jets(theta, points, fields, len(directions), order, gradient=True))
+        return self._run_jets(theta, points, fields, len(directions), order, gradient=True)
 
     def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
         if len(cotangents.derivatives) > MAX_ORDER:
@@ -176,7 +176,7 @@ class CPUEvaluator(Evaluator):
         if result.size:
             fields |= {kernels.GRADIENTS: result, kernels.JACOBIAN: result}
             self._run_jets(theta, np.ascontiguousarray(x), fields, len(directions), len(cotangents.derivatives))
-        return self._compressed(result)
+        return self._without_padding(result)
 
     def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
@@ -207,7 +207,7 @@ class CPUEvaluator(Evaluator):
         with task.lock:
             task.fill(x, fields, num_parts(len(x) * self._costs[1], gradient_size))
             self._execute(kernel, task, theta, gradient=gradient)
-            return task.loss(), task.gradient() if gradient else task.nothing
+            return task.loss(), self._compressed(task.gradient()) if gradient else task.nothing
 
     def _run_jets(
         self, theta: Array, x: Array, fields: dict[int, Array], directions: int, order: int, *, gradient: bool = False
@@ -224,7 +224,7 @@ class CPUEvaluator(Evaluator):
             work = len(x) * (1 + directions * order) * self._costs[gradient]
             task.fill(x, fields, num_parts(work, gradient_size))
             self._execute(kernel, task, theta, gradient=gradient)
-            return task.gradient() if gradient else task.nothing
+            return self._compressed(task.gradient()) if gradient else task.nothing
 
     def _execute(self, kernel: int, task: Task, theta: Array, *, gradient: bool) -> None:
         task.set_coefficients(theta)
@@ -283,9 +283,15 @@ class CPUEvaluator(Evaluator):
         padding = self._plan.padding
         return np.ascontiguousarray(direction) if padding is None else padding.pad(direction)
 
-    def _compressed(self, gradient: Array) -> Array:
+    def _without_padding(self, rows: Array) -> Array:
+        """Pick what belongs to the user's coefficients, along the last axis."""
         padding = self._plan.padding
-        return gradient if padding is None else padding.compress(gradient)
+        return rows if padding is None else padding.compress(rows)
+
+    def _compressed(self, gradient: Array) -> Array:
+        """Copy what belongs to the user's coefficients."""
+        padding = self._plan.padding
+        return gradient.copy() if padding is None else padding.compress(gradient)
 
     def _coefficients(self, theta: Array) -> Array:
         return self._checked(theta, "theta", (self._num_coefficients,))

@@ -189,8 +189,8 @@ class Task:
         return float(sum(self._losses[: self._parts].tolist()))
 
     def gradient(self) -> Array:
-        """Gradients of all parts, added in their order."""
-        result: Array = self._gradients[0].copy()
+        """Gradients of all parts, added in their order: valid until the next call, which begins with zeros."""
+        result: Array = self._gradients[0]
         for row in self._gradients[1 : self._parts]:
             result += row
         return result

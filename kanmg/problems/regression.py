@@ -161,7 +161,9 @@ class Regression(Problem):
     def loss_and_gradient(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> tuple[float, Array]:
         samples, factor = self._choose(batch)
         total, gradient = samples.squared_error(evaluator, theta)
-        return factor * total, factor * gradient
+        # In place: the memory of a new array costs more than the product.
+        gradient *= factor
+        return factor * total, gradient
 
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
         parts = [
