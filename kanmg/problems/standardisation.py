@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Standardisation", "bears_shifts"]
 
 # Values with a standard deviation between these limits, and means that are not larger than so many of them, are left
-# as they are.
-_SMALLEST, _LARGEST, _FARTHEST = 0.25, 4.0, 2.0
+# as they are: among them values that somebody has scaled to [0, 1].
+_SMALLEST, _LARGEST, _FARTHEST = 0.1, 4.0, 4.0
 
 
 @dataclass(frozen=True, eq=False)
