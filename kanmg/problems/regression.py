@@ -35,7 +35,8 @@ class Regression(Problem):
 
         sum_n w_n mean_q (u_q(x_n) - y_nq)^2 / sum_n w_n,
 
-    torch's `mse_loss` if there are no weights. The data are not copied; do not change them during a run.
+    torch's `mse_loss` if there are no weights. The data are not copied (but `kanmg.solve` makes a standardised copy of
+    values that are far from unit size); do not change them during a run.
 
     Parameters
     ----------
@@ -262,10 +263,12 @@ class Regression(Problem):
             return None
         other = copy.copy(self)
         other._unit = self._unit * standardisation.scale**2  # noqa: SLF001 - another regression, here and below
-        if self._validation is not None:
-            values = standardisation.values(self._validation.y)
-            other._validation = self._validation.with_values(values)  # noqa: SLF001
         values = standardisation.values(self._samples.y)
+        if self._validation is not None:
+            # Samples that are held back are rows of the same array.
+            is_held_back = self._validation.y is self._samples.y
+            own = values if is_held_back else standardisation.values(self._validation.y)
+            other._validation = self._validation.with_values(own)  # noqa: SLF001
         other._set_samples(self._samples.with_values(values), self._batch_size)  # noqa: SLF001
         return other, standardisation
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kanmg.arrays import row_chunks
 from kanmg.network import Affine, Network
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ class Standardisation:
         return cls(shift, size)
 
     def values(self, y: Array) -> Array:
-        """Return the values v' for values v, shape (N, Q)."""
-        standardised: Array = ((y - self.shift) / self.scale).astype(y.dtype)
-        return standardised
+        """Return the values v' for values v, shape (N, Q): an array of the same dtype, computed chunk by chunk."""
+        result = np.empty(y.shape, y.dtype)
+        for rows in row_chunks(len(y), y.shape[1]):
+            result[rows] = (y[rows] - self.shift) / self.scale
+        return result
 
     def to_user(self, network: Network, theta: Array) -> Array:
         """Return the coefficients of a network with values v for those of one with values v'."""

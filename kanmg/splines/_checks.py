@@ -17,6 +17,7 @@ MAX_DEGREE = 9
 
 
 def checked_integer(value: SupportsIndex, name: str) -> int:
+    """Return an integer; no bool and no float is one."""
     try:
         return _index(value)
     except TypeError:
@@ -32,6 +33,7 @@ def _index(value: SupportsIndex) -> int:
 
 
 def checked_degree(degree: SupportsIndex) -> int:
+    """Return a degree from 1 to `MAX_DEGREE`."""
     number = checked_integer(degree, "degree")
     if not 1 <= number <= MAX_DEGREE:
         raise KanmgValueError(
@@ -42,6 +44,7 @@ def checked_degree(degree: SupportsIndex) -> int:
 
 
 def checked_num_intervals(num_intervals: SupportsIndex) -> int:
+    """Return a number of cells, at least 1."""
     number = checked_integer(num_intervals, "num_intervals")
     if number < 1:
         raise KanmgValueError(
@@ -51,6 +54,7 @@ def checked_num_intervals(num_intervals: SupportsIndex) -> int:
 
 
 def checked_domain(domain: tuple[float, float]) -> tuple[float, float]:
+    """Return the two ends of an interval, the lower one first."""
     ends = checked_numbers(domain, "domain")
     if ends.size != 2:
         raise ShapeError(
@@ -86,6 +90,7 @@ def checked_numbers(values: npt.ArrayLike, name: str) -> FloatArray:
 
 
 def checked_points(x: npt.ArrayLike) -> FloatArray:
+    """Return points as a float64 array of shape (N,)."""
     try:
         points = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError):
@@ -96,6 +101,7 @@ def checked_points(x: npt.ArrayLike) -> FloatArray:
 
 
 def checked_derivative(derivative: SupportsIndex) -> int:
+    """Return the order of a derivative, at least 0."""
     order = checked_integer(derivative, "derivative")
     if order < 0:
         raise KanmgValueError(f"`derivative` is {order}. Write 0 for the value, 1 for the first derivative, and so on.")
