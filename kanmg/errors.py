@@ -45,7 +45,15 @@ class ShapeError(KanmgValueError):
 
 
 class DomainError(KanmgValueError):
-    """Points lie outside the domain of the first layer."""
+    """Points lie outside the domain of the first layer, or hidden values outside an interval where that is an error.
+
+    Attributes
+    ----------
+    solution : Solution or None
+        The best solution found by `kanmg.solve` before a hidden value left its interval; None if there is none.
+    """
+
+    solution: Solution | None = None
 
 
 class NestingError(KanmgValueError):

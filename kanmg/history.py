@@ -57,6 +57,10 @@ class Status(Enum):
         "The checkpoint could not be written.",
         "Free space on the disk or choose another path, and go on with `initial=solution.coefficients`.",
     )
+    LEFT_DOMAIN = (
+        "A value left the interval of its knots, which `outside='error'` refuses.",
+        "Build the hierarchy with `outside='extend'`: hidden values move while a network is trained.",
+    )
     DIVERGED = (
         "The loss has grown out of all proportion.",
         "Lower the smoother's step size, use `kanmg.LBFGS()`, or start from another `seed`.",

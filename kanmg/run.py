@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.errors import CheckpointError, KanmgError, KanmgValueError
+from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
 from kanmg.history import NOTHING_FINITE, History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
@@ -108,13 +109,16 @@ class Run:
         ------
         CheckpointError
             If the checkpoint cannot be read or written; with the best solution attached, if there is one.
+        DomainError
+            If a hidden value leaves its interval and `outside="error"`; with the same attached.
         """
         try:
             self._resume_or_start()
             return self._finish(self._loop())
-        except CheckpointError as error:
+        except (CheckpointError, DomainError) as error:
             if self._history:
-                error.solution = self._solution(Status.CHECKPOINT_FAILED)
+                is_file = isinstance(error, CheckpointError)
+                error.solution = self._solution(Status.CHECKPOINT_FAILED if is_file else Status.LEFT_DOMAIN)
             raise
         finally:
             self._progress.close()
@@ -274,7 +278,9 @@ class Run:
         best = self.monitor.best
         loss = best.loss
         if math.isnan(loss):
-            loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
+            # With mini-batches the last coefficients may be those whose values have left their intervals.
+            with suppress(DomainError):
+                loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
         theta = best.theta.copy()
         if self._standardisation is not None:
             theta = self._standardisation.to_user(self._hierarchy[best.level].network, theta)

@@ -376,3 +376,20 @@ def test_states_that_cannot_be_written_say_so(tmp_path):
         CheckpointError, match=r"a set cannot be written to a checkpoint. The state of a smoother must be"
     ):
         kanmg.solve(FULL, HIERARCHY, method=method, checkpoint=tmp_path / "a", checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_a_hidden_value_that_leaves_its_interval_loses_nothing(batch_size):
+    hierarchy = kanmg.uniform_hierarchy(
+        (2, 3, 1), degree=3, num_intervals=3, num_levels=2, outside="error", evaluator="reference"
+    )
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    problem = kanmg.Regression(x, 3.0 * np.sin(3 * x[:, 0]) * x[:, 1], batch_size=batch_size)
+    smoother = kanmg.LBFGS() if batch_size is None else kanmg.Adam(step_size=0.3)
+    with pytest.raises(kanmg.DomainError, match="outside='error'") as caught:
+        kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(smoother, steps=200))
+    solution = caught.value.solution
+    assert solution.status is kanmg.Status.LEFT_DOMAIN
+    assert solution.coefficients.shape == (hierarchy[solution.level].network.num_coefficients,)
+    if batch_size is None:
+        assert solution.loss <= solution.history[0].loss
