@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 from kanmg import gallery
 from kanmg.errors import KanmgValueError
 from kanmg.evaluators.base import Evaluator
+from kanmg.gallery.allen_cahn import solve_allen_cahn
 from kanmg.gallery.equations import cole_hopf
 
 MODELS = {
@@ -18,9 +20,12 @@ MODELS = {
 
 
 EQUATIONS = {
+    "allen_cahn": lambda **options: gallery.allen_cahn(100, 20, 20, diffusion=0.05, **options),
     "burgers": lambda **options: gallery.burgers(100, 20, 20, **options),
     "helmholtz": lambda **options: gallery.helmholtz(100, 40, **options),
     "kan2": lambda **options: gallery.kan2(100, 40, **options),
+    "kovasznay": lambda **options: gallery.kovasznay(100, 40, **options),
+    "poisson5d": lambda **options: gallery.poisson5d(100, 40, **options),
 }
 MAKERS = {"ModelProblem", "collocation_problem", "regression_problem"}
 
@@ -144,15 +149,15 @@ class Differenced:
     FIRST = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
     SECOND = np.array([-1 / 560, 8 / 315, -1 / 5, 8 / 5, -205 / 72, 8 / 5, -1 / 5, 8 / 315, -1 / 560])
 
-    def __init__(self, function, x, coordinates):
-        self.function, self.x, self.coordinates = function, x, coordinates
-        self.value = torch.tensor(function(x)[:, 0])
+    def __init__(self, function, x, coordinates, output=0):
+        self.function, self.x, self.coordinates, self.output = function, x, coordinates, output
+        self.value = torch.tensor(function(x)[:, output])
 
     def d(self, *names):
         assert len(set(names)) == 1
         steps = self.STEP * np.arange(-4, 5)
         direction = np.eye(len(self.coordinates))[self.coordinates.index(names[0])]
-        values = np.stack([self.function(self.x + step * direction)[:, 0] for step in steps])
+        values = np.stack([self.function(self.x + step * direction)[:, self.output] for step in steps])
         weights = (self.FIRST, self.SECOND)[len(names) - 1]
         return torch.tensor(weights @ values / self.STEP ** len(names))
 
@@ -170,6 +175,9 @@ def pose(request):
         gallery.helmholtz(100, 40, a1=1.5, a2=0.7, k=3.0),
         gallery.burgers(100, 20, 20, nu=0.2),
         gallery.burgers(100, 20, 20, nu=0.5),
+        gallery.kovasznay(100, 40),
+        gallery.kovasznay(100, 40, reynolds=40.0),
+        gallery.poisson5d(100, 40),
     ],
     ids=lambda model: model.name,
 )
@@ -178,9 +186,9 @@ def test_exact_solutions_satisfy_their_equations(model):
     for term in model.problem.terms:
         # Away from t = 0, where differences would look into the past.
         points = term.points[term.points[:, 1] > 0.1] if term.name == "equation" and "t" in coordinates else term.points
-        assert len(points) > 5
-        field = Differenced(model.exact, points, coordinates)
-        residual = term.residual(torch.tensor(points), field)
+        assert len(points) > 5 or term.name == "pressure"
+        fields = [Differenced(model.exact, points, coordinates, i) for i in range(len(model.problem.fields))]
+        residual = term.residual(torch.tensor(points), *fields)
         assert float(residual.abs().max()) < 1e-7, term.name
 
 
@@ -233,9 +241,101 @@ def test_solution_of_burgers_begins_with_the_sine_is_odd_and_vanishes_at_the_wal
     np.testing.assert_allclose(exact(late)[[0, 20, -1]], 0.0, atol=1e-12)
 
 
+def test_reference_solution_of_allen_cahn_satisfies_the_terms():
+    """Differences see the kink of the initial values until it has spread over many of their steps."""
+    model = gallery.allen_cahn(400, 20, 40, diffusion=0.05)
+    for term in model.problem.terms:
+        t = term.points[:, 1]
+        points = term.points if term.name == "initial" else term.points[(t > 0.3) & (t < 0.95)]
+        assert len(points) > 5
+        residual = term.residual(torch.tensor(points), Differenced(model.exact, points, ("x", "t")))
+        assert float(residual.abs().max()) < 1e-6, term.name
+
+
+@pytest.mark.parametrize(("diffusion", "modes"), [(0.1, 256), (0.01, 256), (1e-3, 512)])
+def test_reference_solution_of_allen_cahn_has_converged(diffusion, modes):
+    rng = np.random.default_rng(0)
+    inside = rng.uniform((-1, 0), (1, 1), (500, 2))
+    at_the_kink = np.stack([1 - 0.02 * rng.random(500), rng.random(500) ** 4], axis=1)
+    coarse, fine = solve_allen_cahn(diffusion, modes, 256), solve_allen_cahn(diffusion, 2 * modes, 512)
+    np.testing.assert_allclose(coarse(inside), fine(inside), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(coarse(at_the_kink), fine(at_the_kink), rtol=0, atol=1e-7)
+
+
+def test_time_steps_for_allen_cahn_are_of_order_four():
+    x = np.random.default_rng(0).uniform((-1, 0), (1, 1), (500, 2))
+    exact, coarse, fine = (solve_allen_cahn(0.01, 256, steps)(x) for steps in (512, 64, 128))
+    ratio = np.linalg.norm(coarse - exact) / np.linalg.norm(fine - exact)
+    assert np.log2(ratio) == pytest.approx(4.0, abs=0.5)
+
+
+def test_reference_solution_of_allen_cahn_is_that_of_finite_differences():
+    """Another discretisation and another integrator, extrapolated from two grids."""
+    diffusion, end = 0.05, 0.5
+    solutions = []
+    for cells in (100, 200):
+        x = np.linspace(0.0, 1.0, cells + 1)
+
+        def rate(_, u, cells=cells):
+            mirrored = np.concatenate([u[1:2], u, u[-2:-1]])
+            return diffusion * cells**2 * np.diff(mirrored, 2) + 5 * u - 5 * u**3
+
+        run = solve_ivp(rate, (0.0, end), x**2 * np.cos(np.pi * x), method="LSODA", rtol=1e-9, atol=1e-10)
+        solutions.append(run.y[:: cells // 100, -1])
+    coarse, fine = solutions
+    x = np.linspace(0.0, 1.0, 101)
+    exact = gallery.allen_cahn(10, 4, 4, diffusion=diffusion).exact
+    np.testing.assert_allclose(
+        exact(np.stack([x, 0 * x + end], axis=1))[:, 0], (4 * fine - coarse) / 3, rtol=0, atol=1e-6
+    )
+
+
+def test_solution_of_allen_cahn_is_even_and_periodic():
+    exact = gallery.allen_cahn(10, 4, 4, diffusion=0.05).exact
+    points = np.random.default_rng(0).uniform((0, 0), (1, 1), (100, 2))
+    np.testing.assert_allclose(exact(points), exact(points * np.array([-1, 1])), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(exact(points), exact(points + np.array([2, 0])), rtol=0, atol=1e-12)
+
+
+def test_the_conditions_of_allen_cahn_do_not_contradict_each_other_at_the_beginning():
+    *_, ends = gallery.allen_cahn(10, 4, 40, diffusion=0.05).problem.terms
+    assert set(ends.points[:, 0]) == {-1.0, 1.0}
+    assert ends.points[:, 1].min() > 0.0
+
+
+def test_one_solution_of_allen_cahn_is_computed_once():
+    assert solve_allen_cahn(0.05) is solve_allen_cahn(0.05)
+
+
+def test_points_on_the_faces_of_the_cube_lie_there_and_differ_from_face_to_face():
+    points = gallery.poisson5d(10, 200).problem.terms[1].points
+    on_faces = (points == 0.0) | (points == 1.0)
+    np.testing.assert_array_equal(on_faces.sum(axis=1), np.ones(200))
+    np.testing.assert_array_equal(on_faces.sum(axis=0), np.full(5, 40))
+    inner = points[~on_faces].reshape(10, 20, 4)
+    assert len(np.unique(inner[:, 0, 0])) == 10
+
+
+@pytest.mark.parametrize("widths", [(5, 1), [5, 5, 1]])
+def test_the_network_for_five_dimensions_can_be_chosen(widths):
+    model = gallery.poisson5d(100, 40, widths=widths)
+    assert model.hierarchy(evaluator="reference").widths == tuple(widths)
+
+
+def test_pressure_of_kovasznay_flow_is_fixed_at_one_point():
+    pressure = gallery.kovasznay(10, 40).problem.terms[2]
+    assert pressure.name == "pressure"
+    np.testing.assert_array_equal(pressure.points, [[1.0, 0.5]])
+
+
 @pytest.mark.parametrize(
     ("make_wrong", "message"),
     [
+        (lambda: gallery.allen_cahn(100, 20, 20, diffusion=1e-6), "`diffusion=1e-06`"),
+        (lambda: gallery.kovasznay(100, 40, reynolds=0.0), "`reynolds=0.0`"),
+        (lambda: gallery.poisson5d(100, 45), "`num_boundary=45`"),
+        (lambda: gallery.poisson5d(100, 0), "`num_boundary=0`"),
+        (lambda: gallery.poisson5d(100, 40, widths=(4, 1)), r"`widths=\(4, 1\)`"),
         (lambda: gallery.burgers(100, 20, 20, nu=0.0), "`nu=0.0`"),
         (lambda: gallery.helmholtz(100, 40, a1=0.0, a2=0.0), "make the solution zero"),
     ],

@@ -12,13 +12,17 @@ Examples
 
 from __future__ import annotations
 
+from kanmg.gallery.allen_cahn import allen_cahn
 from kanmg.gallery.equations import burgers, helmholtz, kan2
 from kanmg.gallery.functions import chirp, complex_exponential, franke, friedman, kink, least_squares, runge
+from kanmg.gallery.kovasznay_flow import kovasznay
 from kanmg.gallery.model_problem import ModelProblem, collocation_problem, regression_problem
+from kanmg.gallery.poisson import poisson5d
 from kanmg.gallery.published import kan1, ml1
 
 __all__ = [
     "ModelProblem",
+    "allen_cahn",
     "burgers",
     "chirp",
     "collocation_problem",
@@ -29,8 +33,10 @@ __all__ = [
     "kan1",
     "kan2",
     "kink",
+    "kovasznay",
     "least_squares",
     "ml1",
+    "poisson5d",
     "regression_problem",
     "runge",
 ]
