@@ -39,6 +39,7 @@ from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.problems.base import Problem
 from kanmg.problems.collocation import Collocation
 from kanmg.problems.regression import Regression
+from kanmg.problems.scalars import Constant, Parameter
 from kanmg.problems.terms import Term
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother, StepRecord
@@ -57,6 +58,7 @@ __all__ = [
     "Affine",
     "CheckpointError",
     "Collocation",
+    "Constant",
     "ConvergenceError",
     "DeviceError",
     "DomainError",
@@ -77,6 +79,7 @@ __all__ = [
     "Network",
     "NonFiniteError",
     "Objective",
+    "Parameter",
     "Problem",
     "Record",
     "Regression",

@@ -72,6 +72,8 @@ def solve(
     initial : ndarray or Tensor, shape (num_coefficients,), optional
         Initial coefficients of any level; their number tells which. By default nearly linear functions are drawn on the
         coarsest level. Where they are given there is nothing to choose from: one start, whatever the method's `starts`.
+        Parameters of the problem begin with their initial values, or with what stands behind the coefficients, as
+        `problem.initial_parameters` would.
     seed : int, default 0
         Of the initial coefficients, those of further starts included.
     rtol, atol : float, optional
@@ -247,16 +249,24 @@ def _initial_coefficients(problem: Problem, hierarchy: Hierarchy, initial: Any, 
         return 0, _draw(problem, hierarchy, seed, 0, 0)
     theta = np.array(as_array(initial, "initial"))
     check_dtype(theta, hierarchy.dtype, "initial")
+    number = problem.num_parameters
     sizes = {level.index: level.network.num_coefficients for level in hierarchy}
     fitting = [index for index, size in sizes.items() if theta.shape == (size,)]
-    if not fitting:
+    complete = [index for index, size in sizes.items() if number and theta.shape == (size + number,)]
+    if not fitting + complete:
         listed = ", ".join(f"{size} (level {index})" for index, size in sizes.items())
+        unknowns = f", with or without the {number} unknowns of the problem's parameters behind them" if number else ""
         raise ShapeError(
             f"`initial` has shape {theta.shape}, which fits no level. Pass one flat vector of coefficients of one "
-            f"level: {listed}."
+            f"level: {listed}{unknowns}."
         )
     check_finite(theta, "initial")
-    return fitting[0], theta
+    return (fitting[0], _with_parameters(problem, theta)) if fitting else (complete[0], theta)
+
+
+def _with_parameters(problem: Problem, theta: Array) -> Array:
+    """Append the initial values of the problem's parameters to coefficients."""
+    return np.concatenate([theta, problem.initial_parameters.astype(theta.dtype)])
 
 
 def _draw(problem: Problem, hierarchy: Hierarchy, seed: int, level: int, number: int) -> Array:
@@ -264,7 +274,7 @@ def _draw(problem: Problem, hierarchy: Hierarchy, seed: int, level: int, number:
     # A spawn key, unlike a sequence of seeds, collides with no other seed.
     sequence = np.random.SeedSequence(seed, spawn_key=(number,) if number else ())
     theta = initial_coefficients(hierarchy[level].network, problem.training_inputs(), seed=sequence)
-    return theta.astype(hierarchy.dtype)
+    return _with_parameters(problem, theta.astype(hierarchy.dtype))
 
 
 def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:

@@ -100,8 +100,8 @@ class Machine:
         self._initial, self._drawn = theta, draw
         self._best: Start | None = None
         self._is_passed_over = False
-        self._transfers = hierarchy.transfers
         self._stack = Stack(problem, hierarchy, program.fractions)
+        self._transfers = self._stack.transfers
         self._stack.put(program.start, Frame(theta))
         self.top = program.start
         self.cycle = 0 if program.prologue else 1

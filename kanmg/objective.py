@@ -108,7 +108,7 @@ class Objective:
         self.work = 0.0
         self._evaluator = level.evaluator
         self._dtype = level.evaluator.dtype
-        self._shape = (level.network.num_coefficients,)
+        self._shape = (level.network.num_coefficients + problem.num_parameters,)
         # Of all samples, with the gradient and without: asked for once, because a small evaluation takes microseconds.
         self._full_work = (problem.work(self._evaluator), problem.work(self._evaluator, gradient=False))
 
@@ -234,9 +234,12 @@ class Objective:
         array = as_array(theta, "theta")
         check_dtype(array, self._dtype, "theta")
         if array.shape != self._shape:
+            number = self.problem.num_parameters
+            unknowns = f" and the problem {number} parameter{'s' if number > 1 else ''}" if number else ""
             raise ShapeError(
-                f"`theta` has shape {array.shape} but level {self.level.index} has {self._shape[0]} coefficients. "
-                f"Pass one flat vector of shape {self._shape}; `network.flatten` makes one of the layers' arrays."
+                f"`theta` has shape {array.shape} but level {self.level.index} has {self._shape[0] - number} "
+                f"coefficients{unknowns}. Pass one flat vector of shape {self._shape}; `network.flatten` makes one of "
+                f"the layers' arrays{', to which `problem.initial_parameters` can be appended' if number else ''}."
             )
         return array
 

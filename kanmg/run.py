@@ -281,9 +281,10 @@ class Run:
             # With mini-batches the last coefficients may be those whose values have left their intervals.
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
-        theta = best.theta.copy()
+        network = self._hierarchy[best.level].network
+        theta, unknowns = np.split(best.theta.copy(), [network.num_coefficients])
         if self._standardisation is not None:
-            theta = self._standardisation.to_user(self._hierarchy[best.level].network, theta)
+            theta = self._standardisation.to_user(network, theta)
         return Solution(
             coefficients=theta,
             level=best.level,
@@ -295,6 +296,7 @@ class Run:
             seconds=self._history[-1].seconds,
             hierarchy=self._hierarchy,
             coordinates=self._problem.coordinates,
+            parameters=self._problem.parameter_values(unknowns),
         )
 
     def _message(self, status: Status, loss: float, level: int) -> str:
@@ -376,7 +378,8 @@ def _count_steps(program: Program, num_cycles: int) -> int:
 def _loss_of_zero(problem: Problem, hierarchy: Hierarchy) -> float:
     """Loss of zero coefficients: a measure of the problem's scale."""
     level = hierarchy[0]
+    zeros = np.zeros(level.network.num_coefficients, hierarchy.dtype)
     try:
-        return problem.loss(level.evaluator, np.zeros(level.network.num_coefficients, hierarchy.dtype))
+        return problem.loss(level.evaluator, np.append(zeros, problem.initial_parameters).astype(zeros.dtype))
     except KanmgError:
         return 0.0

@@ -18,6 +18,7 @@ from kanmg.storage import read_file, write_file
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import EvaluatorChoice
@@ -50,6 +51,8 @@ class Solution:
     hierarchy : Hierarchy
     coordinates : tuple of str
         Names of the inputs; empty if they have none.
+    parameters : dict of str to float
+        What was found of the problem's parameters, by their names; empty if it has none.
 
     Examples
     --------
@@ -74,6 +77,7 @@ class Solution:
     seconds: float
     hierarchy: Hierarchy
     coordinates: tuple[str, ...] = field(default=())
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, x: Any) -> Any:
         """Evaluate the network.
@@ -183,6 +187,7 @@ class Solution:
             "work_units": self.work_units,
             "seconds": self.seconds,
             "coordinates": self.coordinates,
+            "parameters": dict(self.parameters),
         }
 
     def __repr__(self) -> str:
@@ -191,7 +196,11 @@ class Solution:
         )
 
     def __str__(self) -> str:
-        return f"{self.history.table(len(self.hierarchy))}\n{self.status.name}: {self.message}"
+        lines = [self.history.table(len(self.hierarchy)), f"{self.status.name}: {self.message}"]
+        if self.parameters:
+            found = ", ".join(f"{name} = {value:.6g}" for name, value in self.parameters.items())
+            lines.append(f"Parameters: {found}")
+        return "\n".join(lines)
 
 
 def load(path: str | os.PathLike[str], *, evaluator: EvaluatorChoice = "auto") -> Solution:

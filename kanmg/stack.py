@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanmg.errors import KanmgValueError
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.transfers import padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +111,8 @@ class Stack:
     ----------
     frames : list of Frame or None
         One per level; None where a level is not in use. Replaced and removed by `put` and `drop` only.
+    transfers : tuple of Transfer or PaddedTransfer
+        Between the levels, for coefficients with the problem's parameters behind them.
     has_batches : bool
         Whether smoothers see mini-batches.
     """
@@ -118,6 +121,7 @@ class Stack:
         self._problem = problem
         self._hierarchy = hierarchy
         self._fractions = fractions
+        self.transfers = padded(hierarchy.transfers, problem.num_parameters)
         self._objectives: dict[tuple[int, float], Objective] = {}
         self._models: dict[int, SmoothFunction] = {}
         self._past_work = 0.0
@@ -166,7 +170,7 @@ class Stack:
         if correction is None or correction.variant == "tau":
             inner: SmoothFunction = self._objective(level, fraction)
         else:
-            transfer = self._hierarchy.transfers[level]
+            transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
             theta = self[level + 1].theta
             inner = GalerkinObjective(fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix)

@@ -20,7 +20,7 @@ from kanmg.splines.knots import check_nested, missing_breakpoints
 from kanmg.splines.transfer import injection_matrix, prolongation_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kanmg.network import Layer, Network
     from kanmg.splines.knots import Knots
 
-__all__ = ["InjectionKind", "Transfer"]
+__all__ = ["InjectionKind", "PaddedTransfer", "Transfer", "padded"]
 
 InjectionKind: TypeAlias = Literal["l2", "pinv"]
 
@@ -189,6 +189,65 @@ class Transfer:
     @cached_property
     def _injections_by_kind(self) -> dict[str, tuple[torch.Tensor | None, ...]]:
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedTransfer:
+    """A transfer of vectors that go on behind the coefficients, with entries that are the same on both levels.
+
+    Parameters
+    ----------
+    transfer : Transfer
+    size : int
+        Number of these entries.
+    """
+
+    transfer: Transfer
+    size: int
+
+    def prolong(self, theta: Array) -> Array:
+        """Take coefficients from coarse to fine, and what is behind them as it is."""
+        return self._map(self.transfer.prolong, theta)
+
+    def restrict(self, gradient: Array) -> Array:
+        """Take a gradient from fine to coarse, and what is behind it as it is."""
+        return self._map(self.transfer.restrict, gradient)
+
+    def inject(self, theta: Array, kind: InjectionKind = "l2") -> Array:
+        """Take coefficients from fine to coarse, and what is behind them as it is."""
+        return self._map(lambda head: self.transfer.inject(head, kind), theta)
+
+    def restrict_matrix(self, matrix: Array) -> Array:
+        """Take a symmetric matrix of second derivatives from fine to coarse."""
+        corner = self.transfer.restrict_matrix(np.ascontiguousarray(matrix[: -self.size, : -self.size]))
+        side = np.stack([self.transfer.restrict(row) for row in matrix[-self.size :, : -self.size]])
+        return np.block([[corner, side.T], [side, matrix[-self.size :, -self.size :]]])
+
+    def _map(self, change: Callable[[Array], Array], vector: Array) -> Array:
+        return np.concatenate([change(vector[: -self.size]), vector[-self.size :]])
+
+
+def padded(transfers: Sequence[Transfer], size: int) -> tuple[Transfer | PaddedTransfer, ...]:
+    """Return the transfers of vectors with `size` entries behind the coefficients.
+
+    Parameters
+    ----------
+    transfers : sequence of Transfer
+    size : int
+
+    Returns
+    -------
+    tuple of Transfer or PaddedTransfer
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> coarse = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(2, degree=1))])
+    >>> (transfer,) = padded([Transfer(0, coarse, coarse.refine(), np.dtype("float64"))], 1)
+    >>> transfer.prolong(np.array([0.0, 1.0, 0.0, 7.0])).tolist()
+    [0.0, 0.5, 1.0, 0.5, 0.0, 7.0]
+    """
+    return tuple(PaddedTransfer(transfer, size) if size else transfer for transfer in transfers)
 
 
 def _diagonal(blocks: list[Any], dtype: np.dtype[Any]) -> scipy.sparse.csr_array:

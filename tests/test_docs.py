@@ -17,7 +17,7 @@ REFERENCE = sorted((DOCS / "reference").glob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 GUIDES = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("conventions", "how_to_choose", "how_to_extend", "how_to_look")),
+    *(DOCS / f"{name}.md" for name in ("conventions", "how_to_state", "how_to_choose", "how_to_extend", "how_to_look")),
 ]
 # Modules whose __all__ is the public interface.
 PUBLIC = (

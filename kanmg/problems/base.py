@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kanmg.errors import KanmgTypeError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ class Problem(ABC):
     -----
     The samples may be cut into mini-batches. Batch number b of a run is a function of the problem and of b alone, so
     that a resumed run sees the batches that an undisturbed one would have seen; None means all samples.
+
+    A problem may have unknowns besides the network's coefficients, its parameters. Where it says `theta`, these stand
+    behind the coefficients: `num_coefficients + num_parameters` entries, also in gradients and matrices.
 
     To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
     If the loss is a sum of squares, `residuals`, `pull_back` and `normal_equations` make Levenberg-Marquardt possible.
@@ -70,6 +75,25 @@ class Problem(ABC):
         gradient : ndarray, shape (num_coefficients,)
             A new array.
         """
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of unknowns besides the network's coefficients."""
+        return len(self.initial_parameters)
+
+    @property
+    def initial_parameters(self) -> Array:
+        """What a run begins with in the place of these unknowns: shape (num_parameters,)."""
+        return np.empty(0)
+
+    def parameter_values(self, unknowns: Array) -> dict[str, float]:  # noqa: ARG002
+        """Tell what the unknowns besides the coefficients stand for, by their names.
+
+        Parameters
+        ----------
+        unknowns : ndarray, shape (num_parameters,)
+        """
+        return {}
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -189,7 +213,7 @@ class Problem(ABC):
         ----------
         evaluator : Evaluator
         """
-        size = evaluator.network.num_coefficients
+        size = evaluator.network.num_coefficients + self.num_parameters
         return self.work(evaluator) + 0.5 * self.num_residuals * size * (size + 1)
 
     @property

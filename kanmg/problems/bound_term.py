@@ -13,12 +13,14 @@ from kanmg.errors import KanmgValueError
 from kanmg.jets import plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.recording import Recording, record
+from kanmg.problems.scalars import looking_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kanmg.evaluators.base import Array, Evaluator, Jet
     from kanmg.jets import Request
+    from kanmg.problems.scalars import Scalar, Setting
     from kanmg.problems.terms import Term
 
 __all__ = ["BoundTerm"]
@@ -41,12 +43,15 @@ class _Sweep(NamedTuple):
     leaves : list of dict
         For each request of the plan, the tensors that the fields gave out, by the number of the field.
     jet : Jet
+    unknowns : list of Tensor
+        What stands for the problem's parameters, 0-d each.
     """
 
     points: Array
     residuals: torch.Tensor
     leaves: list[dict[int, torch.Tensor]]
     jet: Jet
+    unknowns: list[torch.Tensor]
 
 
 class BoundTerm:
@@ -55,7 +60,7 @@ class BoundTerm:
     Parameters
     ----------
     term : Term
-    coordinates, fields : tuple of str
+    setting : Setting
     recording : Recording, optional
         What the residual asks for; found by calling it, if not given.
 
@@ -65,26 +70,32 @@ class BoundTerm:
         Of all derivatives that the residual needs of any field.
     num_residuals : int
         Points times residuals at every point.
+
+    Notes
+    -----
+    Coefficients `theta` are those of the network, followed by one unknown for each of the problem's parameters.
     """
 
-    def __init__(
-        self, term: Term, coordinates: tuple[str, ...], fields: tuple[str, ...], recording: Recording | None = None
-    ) -> None:
+    def __init__(self, term: Term, setting: Setting, recording: Recording | None = None) -> None:
         self.term = term
-        self._coordinates = coordinates
-        self._fields = fields
-        self._recording = record(term, coordinates, fields) if recording is None else recording
+        self._setting = setting
+        self._recording = record(term, setting) if recording is None else recording
         requests = sorted({request for own in self._recording.requests for request in own}, key=_by_order)
-        self.plan = plan_derivatives(requests, len(coordinates))
+        self.plan = plan_derivatives(requests, len(setting.coordinates))
         self.num_residuals = len(term) * self._recording.num_components
         self._directions = self.plan.directions.astype(term.points.dtype)
-        self._jet_size = len(fields) * self.cost_factor
+        self._jet_size = len(setting.fields) * self.cost_factor
         self._roots = self._weight_roots()
 
     @property
     def requests(self) -> tuple[tuple[Request, ...], ...]:
         """For each field, the coordinates of what the residual asks for."""
         return self._recording.requests
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The parameters and constants that the residual uses, as they were made."""
+        return self._recording.scalars
 
     @property
     def cost_factor(self) -> int:
@@ -101,7 +112,7 @@ class BoundTerm:
                 "out points of weight 0, or ask for a larger `fraction`."
             )
         term = dataclasses.replace(self.term, points=self.term.points[rows], point_weights=chosen)
-        return BoundTerm(term, self._coordinates, self._fields, self._recording)
+        return BoundTerm(term, self._setting, self._recording)
 
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Let the evaluator refuse the order of the derivatives; evaluates nothing."""
@@ -146,7 +157,7 @@ class BoundTerm:
         for rows in self._chunks(row_size=len(theta), entries=_JACOBIAN_ENTRIES):
             sweep = self._sweep(evaluator, theta, rows)
             for column in sweep.residuals.unbind(dim=1):
-                jacobian = self._pull_back(evaluator.jet_jacobian, theta, sweep, column.sum(), None)
+                jacobian = self._pull_back(evaluator.jet_jacobian, theta, sweep, column, torch.ones_like(column))
                 tall, residuals = torch.from_numpy(jacobian), column.detach()
                 # torch multiplies on as many threads as the user has set.
                 sums.addmm_(tall.T, tall)
@@ -166,12 +177,24 @@ class BoundTerm:
     def _sweep(self, evaluator: Evaluator, theta: Array, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
         points = self.term.points[rows]
-        jet = evaluator.jet(theta, points, self._directions, self.plan.order)
+        size = evaluator.network.num_coefficients
+        jet = evaluator.jet(theta[:size], points, self._directions, self.plan.order)
         leaves = self._leaves(jet)
-        arguments = [Field(name, self._coordinates, self._look_up(leaves, q)) for q, name in enumerate(self._fields)]
-        output = self.term.residual(torch.from_numpy(points), *arguments)
+        unknowns = [torch.tensor(unknown).requires_grad_() for unknown in theta[size:]]
+        x = torch.from_numpy(points)
+        values = self._setting.values(unknowns, x.dtype)
+        named = enumerate(self._setting.fields)
+        arguments = [Field(name, self._setting.coordinates, self._look_up(leaves, q)) for q, name in named]
+        with looking_up(lambda scalar: self._known(values, scalar)):
+            output = self.term.residual(x, *arguments)
         residuals = output.reshape(len(points), -1) * torch.from_numpy(self._roots[rows])
-        return _Sweep(points, residuals, leaves, jet)
+        return _Sweep(points, residuals, leaves, jet, unknowns)
+
+    def _known(self, values: Mapping[str, torch.Tensor], scalar: Scalar) -> torch.Tensor:
+        """Return the value of a scalar."""
+        if scalar.name not in values:
+            raise self._asked_late(f"for {scalar!r}")
+        return values[scalar.name]
 
     def _leaves(self, jet: Jet) -> list[dict[int, torch.Tensor]]:
         """Make tensors of what the fields are asked for, by which torch differentiates if it records."""
@@ -186,14 +209,17 @@ class BoundTerm:
 
         def look_up(request: Request) -> torch.Tensor:
             if request not in table:
-                raise KanmgValueError(
-                    f"the residual of term {self.term.name!r} asks `{self._fields[field]}` for something that it did "
-                    "not ask for when it was first called. It must ask for the same derivatives at every call: no "
-                    "branches that depend on numbers."
-                )
+                raise self._asked_late(f"`{self._setting.fields[field]}` for something")
             return table[request]
 
         return look_up
+
+    def _asked_late(self, what: str) -> KanmgValueError:
+        return KanmgValueError(
+            f"the residual of term {self.term.name!r} asks {what} that it did not ask for when it was first called. It "
+            "must ask for the same derivatives, parameters and constants at every call: no branches that depend on "
+            "numbers."
+        )
 
     def _pull_back(
         self,
@@ -206,7 +232,7 @@ class BoundTerm:
         """Take cotangents of the residuals back to the coefficients: first by torch, then by the evaluator."""
         flat = [leaf for own in sweep.leaves for leaf in own.values()]
         gradients = torch.autograd.grad(
-            outputs, flat, seed, retain_graph=True, allow_unused=True, materialize_grads=True
+            outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         remaining = iter(gradients)
         cotangents = []
@@ -215,7 +241,13 @@ class BoundTerm:
             for q in own:
                 cotangent[:, q] = next(remaining).numpy()
             cotangents.append(cotangent)
-        return adjoint(theta, sweep.points, self._directions, self.plan.spread(cotangents, sweep.jet))
+        size = len(theta) - len(sweep.unknowns)
+        result = adjoint(theta[:size], sweep.points, self._directions, self.plan.spread(cotangents, sweep.jet))
+        if not sweep.unknowns:
+            return result
+        is_jacobian = result.ndim == 2
+        tail = _columns(outputs, sweep.unknowns) if is_jacobian else torch.stack(list(remaining))
+        return np.concatenate([result, tail.numpy()], axis=-1)
 
     def _weight_roots(self) -> Array:
         """Roots of what multiplies the squared residuals in the loss: shape (N, 1)."""
@@ -223,6 +255,23 @@ class BoundTerm:
         own = np.ones(len(points)) if weights is None else weights.astype(np.float64)
         factors = self.term.weight * own / (own.sum() * self._recording.num_components)
         return np.asarray(np.sqrt(factors)[:, None], points.dtype)
+
+
+def _columns(outputs: torch.Tensor, unknowns: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Differentiate each of the outputs, shape (n,), by each of the unknowns: shape (n, number of unknowns).
+
+    The product of a vector s with this Jacobian, which torch computes backwards, is linear in s; its derivatives by the
+    entries of s are the columns.
+    """
+    seed = torch.zeros_like(outputs, requires_grad=True)
+    products = torch.autograd.grad(outputs, unknowns, seed, create_graph=True, allow_unused=True)
+    columns = [
+        torch.zeros_like(outputs, requires_grad=False)
+        if product is None or not product.requires_grad
+        else torch.autograd.grad(product, seed, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+        for product in products
+    ]
+    return torch.stack(columns, dim=1)
 
 
 def _by_order(request: Sequence[int]) -> tuple[int, Sequence[int]]:

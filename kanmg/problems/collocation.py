@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
@@ -14,7 +15,8 @@ from kanmg.network import Spline
 from kanmg.problems.base import Problem
 from kanmg.problems.batches import Stream, generator, permutation
 from kanmg.problems.bound_term import BoundTerm
-from kanmg.problems.recording import sample_residual
+from kanmg.problems.recording import record, sample_residual
+from kanmg.problems.scalars import Constant, Parameter, Setting, collect
 from kanmg.problems.terms import Term, naming
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class Collocation(Problem):
     ----------
     coordinates, fields : tuple of str
     terms : tuple of Term
+    parameters : tuple of Parameter
+        The unknown numbers that the residuals use.
+    constants : tuple of Constant
+        The known ones that a method may vary, with this problem's values.
     dtype : numpy.dtype
         Of all points.
     num_samples : int
@@ -79,6 +85,9 @@ class Collocation(Problem):
 
     Derivatives of order above the degree of the network's splines are refused: those of a single spline vanish there,
     and those of a composition are wrong at the knots.
+
+    Numbers in residuals may be a `Constant`, which `with_constants` replaces, or a `Parameter`, which is unknown. The
+    same calls find them.
 
     Examples
     --------
@@ -108,17 +117,19 @@ class Collocation(Problem):
     def __init__(
         self, *, coordinates: Sequence[str], fields: Sequence[str], terms: Sequence[Term], seed: int = 0
     ) -> None:
-        self._coordinates = _checked_names("coordinates", coordinates)
-        self.fields = _checked_names("fields", fields)
+        setting = Setting(_checked_names("coordinates", coordinates), _checked_names("fields", fields))
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise KanmgValueError(f"`seed={seed!r}`. Pass an integer, at least 0.")
         self._seed = int(seed)
-        checked = _checked_terms(terms, self._coordinates)
-        bound = []
+        checked = _checked_terms(terms, setting.coordinates)
+        recordings = []
         for term in checked:
             with naming(term.name):
-                bound.append(BoundTerm(term, self._coordinates, self.fields))
-        self._bound = tuple(bound)
+                recordings.append(record(term, setting))
+        scalars = collect(scalar for recording in recordings for scalar in recording.scalars)
+        self._setting = setting.with_scalars(scalars)
+        pairs = zip(checked, recordings, strict=True)
+        self._bound = tuple(BoundTerm(term, self._setting, recording) for term, recording in pairs)
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(self.coordinates), ", ".join(self.fields)
@@ -127,7 +138,22 @@ class Collocation(Problem):
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        return self._coordinates
+        return self._setting.coordinates
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the network's outputs."""
+        return self._setting.fields
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The unknown numbers that the residuals use, in the order of the unknowns behind the coefficients."""
+        return self._setting.parameters
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The known numbers that the residuals use and a method may vary, with this problem's values."""
+        return self._setting.constants
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -146,6 +172,69 @@ class Collocation(Problem):
     @property
     def num_residuals(self) -> int:
         return sum(bound.num_residuals for bound in self._bound)
+
+    # --------------------------------------------------------------------------------------------------------- scalars
+
+    @property
+    def initial_parameters(self) -> Array:
+        return np.array([parameter.initial_unknown for parameter in self.parameters], self.dtype)
+
+    def parameter_values(self, unknowns: Array) -> dict[str, float]:
+        values = (
+            parameter.from_unknown(torch.tensor(float(unknown), dtype=torch.float64)).item()
+            for parameter, unknown in zip(self.parameters, unknowns, strict=True)
+        )
+        return {parameter.name: value for parameter, value in zip(self.parameters, values, strict=True)}
+
+    def with_constants(self, **values: float) -> Collocation:
+        """Return the same problem with other values of some constants; this one stays as it is.
+
+        Parameters
+        ----------
+        **values : float
+            By the names of constants.
+
+        Raises
+        ------
+        KanmgError
+            If there is no such constant, or a residual is not finite at the new value.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import kanmg
+        >>> nu = kanmg.Constant("nu", 0.01, easier=0.1)
+        >>> term = kanmg.Term("equation", lambda x, u: u.value - nu * u.d("x", "x"), np.zeros((5, 1)))
+        >>> problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])
+        >>> problem.with_constants(nu=0.05).constants, problem.constants
+        ((Constant('nu', 0.05, easier=0.1),), (Constant('nu', 0.01, easier=0.1),))
+        """
+        return self._restated(self._setting.replaced(Constant, "with_constants", values))
+
+    def with_parameters(self, **initial: float) -> Collocation:
+        """Return the same problem with other initial values of some parameters; this one stays as it is.
+
+        Parameters
+        ----------
+        **initial : float
+            By the names of parameters, such as `**solution.parameters`.
+
+        Raises
+        ------
+        KanmgError
+            If there is no such parameter, or a residual is not finite at the new value.
+        """
+        return self._restated(self._setting.replaced(Parameter, "with_parameters", initial))
+
+    def _restated(self, setting: Setting) -> Collocation:
+        """Return the problem with other numbers in its residuals, which are checked anew."""
+        bound = []
+        for old in self._bound:
+            with naming(old.term.name):
+                bound.append(BoundTerm(old.term, setting))
+        other = copy.copy(self)
+        other._setting, other._bound = setting, tuple(bound)  # noqa: SLF001 - another collocation
+        return other
 
     # ---------------------------------------------------------------------------------------------------------- losses
 
@@ -169,6 +258,7 @@ class Collocation(Problem):
         ----------
         evaluator : Evaluator
         theta : ndarray, shape (num_coefficients,)
+            The network's coefficients, and one unknown for each parameter behind them.
 
         Returns
         -------
@@ -254,18 +344,20 @@ class Collocation(Problem):
         return np.sort(permutation(length, self._seed, Stream.SUBSET, term)[:count])
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, weights, points, the derivatives that residuals ask for, and their values.
+        """SHA-256 of names, scalars, weights, points, the derivatives that residuals ask for, and their values.
 
         The residuals are called on some of their points with random fields, so that another equation is another
         problem, however it is written; the values are rounded to six digits.
         """
         digest = hashlib.sha256(f"Collocation {self.coordinates} {self.fields} {self._seed}".encode())
+        for scalar in (*self.parameters, *self.constants):
+            digest.update(repr(scalar).encode())
         for bound in self._bound:
             term = bound.term
             digest.update(f"{term.name} {term.weight!r} {bound.requests}".encode())
             for array in (term.points, term.point_weights):
                 _update_digest(digest, array)
-            values = sample_residual(term, self.coordinates, self.fields, _SAMPLED_POINTS)
+            values = sample_residual(term, self._setting, _SAMPLED_POINTS)
             digest.update(" ".join(f"{value:.5e}" for value in values.ravel().tolist()).encode())
         return digest.hexdigest()
 
@@ -331,7 +423,7 @@ def _check_outputs(fields: Sequence[str], network: Network) -> None:
 def _check_degree(requests: Sequence[Sequence[int]], coordinates: Sequence[str], network: Network) -> None:
     """Refuse derivatives of an order that the splines do not have."""
     degrees = [layer.degree for layer in network.layers if isinstance(layer, Spline)]
-    highest = max(requests, key=len)
+    highest = max(requests, key=len, default=())
     if degrees and len(highest) > min(degrees):
         names = ", ".join(f'"{coordinates[i]}"' for i in highest)
         raise KanmgValueError(

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.problems.scalars import Parameter, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kanmg.evaluators.base import Array
     from kanmg.jets import Request
+    from kanmg.problems.scalars import Scalar
 
-__all__ = ["Field", "Recorder"]
+__all__ = ["Field", "Recorder", "ScalarRecorder"]
 
 
 class Field:
@@ -115,3 +117,37 @@ class Recorder:
             numbers = random.uniform(*self._interval, len(self._points)).astype(self._points.dtype)
             self.leaves[request] = torch.from_numpy(numbers).requires_grad_()
         return self.leaves[request]
+
+
+class ScalarRecorder:
+    """Remembers which scalars a residual uses.
+
+    Parameters
+    ----------
+    known : mapping of str to Scalar
+        Those whose numbers differ from what they were made with.
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    asked : list of Scalar
+        In the order of their first use.
+    unknowns : dict of str to Tensor
+        What stands for the parameters among them, which torch differentiates by.
+    """
+
+    def __init__(self, known: Mapping[str, Scalar], dtype: torch.dtype) -> None:
+        self.asked: list[Scalar] = []
+        self.unknowns: dict[str, torch.Tensor] = {}
+        self._known = known
+        self._dtype = dtype
+
+    def __call__(self, scalar: Scalar) -> torch.Tensor:
+        self.asked = collect([*self.asked, scalar])
+        current = self._known.get(scalar.name, scalar)
+        if not isinstance(current, Parameter):
+            return torch.tensor(current.number, dtype=self._dtype)
+        if current.name not in self.unknowns:
+            unknown = torch.tensor(current.initial_unknown, dtype=self._dtype, requires_grad=True)
+            self.unknowns[current.name] = unknown
+        return current.from_unknown(self.unknowns[current.name])

@@ -10,13 +10,15 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
-from kanmg.problems.fields import Field, Recorder
+from kanmg.problems.fields import Field, Recorder, ScalarRecorder
+from kanmg.problems.scalars import looking_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kanmg.evaluators.base import Array
     from kanmg.jets import Request
+    from kanmg.problems.scalars import Scalar, Setting
     from kanmg.problems.terms import Term
 
 __all__ = ["Recording", "record", "sample_residual"]
@@ -35,10 +37,13 @@ class Recording(NamedTuple):
         For each field, the coordinates of what it is asked for.
     num_components : int
         How many residuals there are at every point.
+    scalars : tuple of Scalar
+        The parameters and constants that it uses.
     """
 
     requests: tuple[tuple[Request, ...], ...]
     num_components: int
+    scalars: tuple[Scalar, ...]
 
 
 class _Call(NamedTuple):
@@ -46,20 +51,25 @@ class _Call(NamedTuple):
 
     output: torch.Tensor
     recorders: list[Recorder]
+    scalars: ScalarRecorder
 
     @property
     def leaves(self) -> list[torch.Tensor]:
         return [leaf for recorder in self.recorders for leaf in recorder.leaves.values()]
 
+    @property
+    def unknowns(self) -> dict[str, torch.Tensor]:
+        return self.scalars.unknowns
 
-def record(term: Term, coordinates: Sequence[str], fields: Sequence[str]) -> Recording:
+
+def record(term: Term, setting: Setting) -> Recording:
     """Find the derivatives that a residual needs, and refuse a residual that cannot be trained with.
 
     Parameters
     ----------
     term : Term
-    coordinates, fields : sequence of str
-        Names.
+    setting : Setting
+        Names, and the numbers of scalars that differ from what they were made with.
 
     Returns
     -------
@@ -69,25 +79,27 @@ def record(term: Term, coordinates: Sequence[str], fields: Sequence[str]) -> Rec
     ------
     KanmgError
         If the residual returns something else than a tensor of shape (N,) or (N, R) in the dtype of the points, that
-        depends on the fields, point by point, and is finite with finite derivatives.
+        depends on the fields or on parameters, point by point, and is finite with finite derivatives.
     """
-    _check_signature(term, fields)
+    _check_signature(term, setting.fields)
     few = term.points[np.unique(np.linspace(0, len(term) - 1, _FEW_POINTS).astype(int))]
-    call = _call(term, few, coordinates, fields)
-    _check_output(call, few, fields)
-    _check_pointwise(term, call, few, coordinates, fields)
-    _check_finite(term, coordinates, fields)
+    call = _call(term, few, setting)
+    _check_output(call, few, setting.fields)
+    _check_pointwise(term, call, few, setting)
+    _check_finite(term, setting)
+    _check_parameters(term, few, setting)
     requests = tuple(tuple(sorted(recorder.leaves, key=_by_order)) for recorder in call.recorders)
-    return Recording(requests, 1 if call.output.ndim == 1 else call.output.shape[1])
+    num_components = 1 if call.output.ndim == 1 else call.output.shape[1]
+    return Recording(requests, num_components, tuple(call.scalars.asked))
 
 
-def sample_residual(term: Term, coordinates: Sequence[str], fields: Sequence[str], num_points: int) -> Array:
+def sample_residual(term: Term, setting: Setting, num_points: int) -> Array:
     """Evaluate a residual on a few of its points and random fields: always the same numbers for the same residual.
 
     Parameters
     ----------
     term : Term
-    coordinates, fields : sequence of str
+    setting : Setting
     num_points : int
         At most.
 
@@ -96,7 +108,7 @@ def sample_residual(term: Term, coordinates: Sequence[str], fields: Sequence[str
     ndarray
     """
     rows = np.unique(np.linspace(0, len(term) - 1, num_points).astype(int))
-    output: Array = _call(term, term.points[rows], coordinates, fields).output.detach().numpy()
+    output: Array = _call(term, term.points[rows], setting).output.detach().numpy()
     return output
 
 
@@ -107,22 +119,25 @@ def _by_order(request: Request) -> tuple[int, Request]:
 def _call(
     term: Term,
     points: Array,
-    coordinates: Sequence[str],
-    fields: Sequence[str],
+    setting: Setting,
     interval: tuple[float, float] = _INTERVALS[0],
 ) -> _Call:
-    """Call a residual with random fields."""
-    recorders = [Recorder(q, points, interval) for q in range(len(fields))]
-    arguments = [Field(name, coordinates, recorder) for name, recorder in zip(fields, recorders, strict=True)]
+    """Call a residual with random fields, and scalars that are what they are at the beginning of a run."""
+    x = torch.from_numpy(points)
+    recorders = [Recorder(q, points, interval) for q in range(len(setting.fields))]
+    named = zip(setting.fields, recorders, strict=True)
+    arguments = [Field(name, setting.coordinates, recorder) for name, recorder in named]
+    scalars = ScalarRecorder(setting.scalars, x.dtype)
     try:
-        output = term.residual(torch.from_numpy(points), *arguments)
+        with looking_up(scalars):
+            output = term.residual(x, *arguments)
     except Exception as error:
         error.add_note(
             f"The residual of term {term.name!r} was called with `x` of shape {points.shape}, some of its points. It "
             "must be a pointwise expression in torch that takes any number of them."
         )
         raise
-    return _Call(output, recorders)
+    return _Call(output, recorders, scalars)
 
 
 def _check_signature(term: Term, fields: Sequence[str]) -> None:
@@ -159,7 +174,7 @@ def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
             f"the residual returned {output.dtype} for points and fields of {dtype}. Make the tensors in it with "
             "`dtype=x.dtype`."
         )
-    if not output.requires_grad or not call.leaves:
+    if not output.requires_grad or not (call.leaves or call.unknowns):
         names = " or ".join(f"`{name}`" for name in fields)
         raise KanmgValueError(
             f"the residual has no gradient: it does not depend on {names}. Compute it by torch operations from "
@@ -167,12 +182,12 @@ def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
         )
 
 
-def _check_pointwise(term: Term, call: _Call, points: Array, coordinates: Sequence[str], fields: Sequence[str]) -> None:
+def _check_pointwise(term: Term, call: _Call, points: Array, setting: Setting) -> None:
     """Refuse a residual whose value at a point depends on the other points: samples are evaluated in chunks."""
     half = (len(points) + 1) // 2
     if half == len(points):
         return
-    alone = _call(term, points[:half], coordinates, fields)
+    alone = _call(term, points[:half], setting)
     whole, part = call.output.detach()[:half], alone.output.detach()
     if whole.shape != part.shape or not torch.allclose(whole, part, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise KanmgValueError(
@@ -181,19 +196,21 @@ def _check_pointwise(term: Term, call: _Call, points: Array, coordinates: Sequen
         )
 
 
-def _check_finite(term: Term, coordinates: Sequence[str], fields: Sequence[str]) -> None:
+def _check_finite(term: Term, setting: Setting) -> None:
     """Refuse a residual that is not finite at some point whatever the fields are, or has no finite derivatives."""
     count, first = 0, -1
     for rows in row_chunks(len(term), 1):
         bad = np.ones(rows.stop - rows.start, bool)
         for interval in _INTERVALS:
             if bad.any():
-                bad &= _not_finite(_call(term, term.points[rows], coordinates, fields, interval))
+                bad &= _not_finite(_call(term, term.points[rows], setting, interval))
         if bad.any() and not count:
             first = rows.start + int(np.argmax(bad))
         count += int(np.count_nonzero(bad))
     if count:
-        where = ", ".join(f"{name}={value:g}" for name, value in zip(coordinates, term.points[first], strict=True))
+        where = ", ".join(
+            f"{name}={value:g}" for name, value in zip(setting.coordinates, term.points[first], strict=True)
+        )
         raise NonFiniteError(
             f"the residual or its derivative by a field is NaN or infinite at {_count(count, 'point')}, whatever the "
             f"fields are (the first is row {first}: {where}). Divide by nothing that vanishes there; `torch.where` "
@@ -203,13 +220,39 @@ def _check_finite(term: Term, coordinates: Sequence[str], fields: Sequence[str])
 
 def _not_finite(call: _Call) -> Array:
     """Tell the points at which a residual or one of its derivatives is not finite."""
-    gradients = torch.autograd.grad(call.output.sum(), call.leaves, allow_unused=True, materialize_grads=True)
+    inputs = [*call.leaves, *call.unknowns.values()]
+    gradients = torch.autograd.grad(call.output.sum(), inputs, allow_unused=True, materialize_grads=True)
     output = call.output.detach()
     finite = torch.isfinite(output).reshape(len(output), -1).all(dim=1)
-    for gradient in gradients:
+    for gradient in gradients[: len(call.leaves)]:
         finite &= torch.isfinite(gradient)
     bad: Array = (~finite).numpy()
     return bad
+
+
+def _check_parameters(term: Term, points: Array, setting: Setting) -> None:
+    """Refuse a residual that uses a parameter it has no derivative by, or none that is finite whatever the fields."""
+    bad: set[str] | None = None
+    for interval in _INTERVALS:
+        call = _call(term, points, setting, interval)
+        if not call.unknowns:
+            return
+        gradients = torch.autograd.grad(call.output.sum(), list(call.unknowns.values()), allow_unused=True)
+        found = dict(zip(call.unknowns, gradients, strict=True))
+        unused = [name for name, gradient in found.items() if gradient is None]
+        if unused:
+            raise KanmgValueError(
+                f"the residual uses the parameter {unused[0]!r} but has no gradient by it. Compute with it by torch "
+                "operations, without `.detach()`, `.item()` or `torch.no_grad()`."
+            )
+        failed = {name for name, gradient in found.items() if gradient is None or not torch.isfinite(gradient)}
+        bad = failed if bad is None else bad & failed
+    if bad:
+        name = min(bad)
+        raise NonFiniteError(
+            f"the residual's derivative by the parameter {name!r} is NaN or infinite at its initial value, whatever "
+            "the fields are. Choose another `initial` value."
+        )
 
 
 def _count(number: int, noun: str) -> str:

@@ -140,7 +140,7 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
 
     def check(self, problem: Problem, level: Level) -> None:
         """Refuse mini-batches, losses that are no sums of squares, and matrices that are too large."""
-        self._check(problem.steps_per_epoch, level.network.num_coefficients)
+        self._check(problem.steps_per_epoch, level.network.num_coefficients + problem.num_parameters)
         problem.require_sum_of_squares()
 
     def init(self, objective: SmoothFunction, theta: Array) -> LevenbergMarquardtState:
