@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 
 from kanmg import errors, sampling
+from kanmg.convergence import ConvergenceStudy, convergence_study
 from kanmg.cycles import FullMultigrid, NestedIteration, VCycle
 from kanmg.driver import default_method, solve
 from kanmg.errors import (
@@ -60,6 +61,7 @@ __all__ = [
     "Collocation",
     "Constant",
     "ConvergenceError",
+    "ConvergenceStudy",
     "DeviceError",
     "DomainError",
     "DtypeError",
@@ -97,6 +99,7 @@ __all__ = [
     "VCycle",
     "__version__",
     "clamped_knots",
+    "convergence_study",
     "default_method",
     "errors",
     "initial_coefficients",
