@@ -23,6 +23,7 @@ EQUATIONS = {
     "allen_cahn": lambda **options: gallery.allen_cahn(100, 20, 20, diffusion=0.05, **options),
     "burgers": lambda **options: gallery.burgers(100, 20, 20, **options),
     "helmholtz": lambda **options: gallery.helmholtz(100, 40, **options),
+    "inverse_burgers": lambda **options: gallery.inverse_burgers(100, 20, **options),
     "kan2": lambda **options: gallery.kan2(100, 40, **options),
     "kovasznay": lambda **options: gallery.kovasznay(100, 40, **options),
     "poisson5d": lambda **options: gallery.poisson5d(100, 40, **options),
@@ -175,6 +176,7 @@ def pose(request):
         gallery.helmholtz(100, 40, a1=1.5, a2=0.7, k=3.0),
         gallery.burgers(100, 20, 20, nu=0.2),
         gallery.burgers(100, 20, 20, nu=0.5),
+        gallery.inverse_burgers(100, 20, nu=0.2, initial=0.2, noise=0.0),
         gallery.kovasznay(100, 40),
         gallery.kovasznay(100, 40, reynolds=40.0),
         gallery.poisson5d(100, 40),
@@ -307,6 +309,41 @@ def test_one_solution_of_allen_cahn_is_computed_once():
     assert solve_allen_cahn(0.05) is solve_allen_cahn(0.05)
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "number", "easier"),
+    [
+        (gallery.burgers(10, 4, 4, nu=0.01), "nu", 0.01, 0.05),
+        (gallery.burgers(10, 4, 4, nu=0.2), "nu", 0.2, None),
+        (gallery.allen_cahn(10, 4, 4, diffusion=0.005), "diffusion", 0.005, 0.01),
+        (gallery.allen_cahn(10, 4, 4, diffusion=0.05), "diffusion", 0.05, None),
+    ],
+)
+def test_methods_may_vary_what_makes_the_equations_hard(model, name, number, easier):
+    (constant,) = model.problem.constants
+    assert (constant.name, constant.number, constant.easier) == (name, number, easier)
+
+
+def test_samples_of_the_inverse_problem_are_noisy_and_the_exact_solution_is_not():
+    model = gallery.inverse_burgers(10, 400, noise=0.02)
+    samples = model.problem.terms[1]
+    field = Differenced(model.exact, samples.points, ("x", "t"))
+    errors = samples.residual(torch.tensor(samples.points), field).numpy()
+    assert np.std(errors) == pytest.approx(0.02 * model.exact(samples.points).std(), rel=0.1)
+    assert abs(errors.mean()) < 0.01
+    # Any part of the points, in any order, has its own values.
+    some = samples.points[[7, 3, 200]]
+    part = samples.residual(torch.tensor(some), Differenced(model.exact, some, ("x", "t"))).numpy()
+    np.testing.assert_allclose(part, errors[[7, 3, 200]], rtol=0, atol=1e-14)
+
+
+def test_the_inverse_problem_does_not_know_its_viscosity():
+    model = gallery.inverse_burgers(10, 20, nu=0.1, initial=0.7)
+    (parameter,) = model.problem.parameters
+    assert (parameter.name, parameter.initial, parameter.positive) == ("nu", 0.7, True)
+    assert model.parameters == {"nu": 0.1}
+    assert gallery.burgers(10, 4, 4).parameters == {}
+
+
 def test_points_on_the_faces_of_the_cube_lie_there_and_differ_from_face_to_face():
     points = gallery.poisson5d(10, 200).problem.terms[1].points
     on_faces = (points == 0.0) | (points == 1.0)
@@ -332,6 +369,10 @@ def test_pressure_of_kovasznay_flow_is_fixed_at_one_point():
     ("make_wrong", "message"),
     [
         (lambda: gallery.allen_cahn(100, 20, 20, diffusion=1e-6), "`diffusion=1e-06`"),
+        (lambda: gallery.inverse_burgers(10, 10, nu=0.0), "`nu=0.0`"),
+        (lambda: gallery.inverse_burgers(10, 10, initial=-1.0), "`initial=-1.0`"),
+        (lambda: gallery.inverse_burgers(10, 10, noise=-1.0), "`noise=-1.0`"),
+        (lambda: gallery.inverse_burgers(10, 1), "`num_samples=1`"),
         (lambda: gallery.kovasznay(100, 40, reynolds=0.0), "`reynolds=0.0`"),
         (lambda: gallery.poisson5d(100, 45), "`num_boundary=45`"),
         (lambda: gallery.poisson5d(100, 0), "`num_boundary=0`"),

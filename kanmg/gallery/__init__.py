@@ -15,6 +15,7 @@ from __future__ import annotations
 from kanmg.gallery.allen_cahn import allen_cahn
 from kanmg.gallery.equations import burgers, helmholtz, kan2
 from kanmg.gallery.functions import chirp, complex_exponential, franke, friedman, kink, least_squares, runge
+from kanmg.gallery.inverse import inverse_burgers
 from kanmg.gallery.kovasznay_flow import kovasznay
 from kanmg.gallery.model_problem import ModelProblem, collocation_problem, regression_problem
 from kanmg.gallery.poisson import poisson5d
@@ -30,6 +31,7 @@ __all__ = [
     "franke",
     "friedman",
     "helmholtz",
+    "inverse_burgers",
     "kan1",
     "kan2",
     "kink",

@@ -12,7 +12,9 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
+from kanmg.gallery.equations import SPACE_TIME
 from kanmg.gallery.model_problem import Array, ModelProblem, collocation_problem
+from kanmg.problems.scalars import Constant
 from kanmg.problems.terms import Term
 from kanmg.sampling import boundary, sobol
 
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SpectralSolution", "allen_cahn", "solve_allen_cahn"]
 
-_SPACE_TIME = ((-1.0, 1.0), (0.0, 1.0))
-_SMALLEST, _LARGEST = 1e-5, 0.1
+_SMALLEST, _LARGEST, _EASY = 1e-5, 0.1, 1e-2
 # The slope of the reaction 5 u - 5 u^3 at u = -1, where the kink of the initial values lies.
 _SLOPE = -10.0
 # Below this diffusion the kinks at x = -3 and x = 3 are not felt: exp(-1 / diffusion) is less than rounding.
@@ -52,7 +53,8 @@ def allen_cahn(
     seed : int
         Of the points.
     diffusion : float
-        From 1e-5 to 0.1; fronts are about 4 sqrt(diffusion) wide.
+        From 1e-5 to 0.1; fronts are about 4 sqrt(diffusion) wide. In the equation it is a `kanmg.Constant`, which a
+        method may vary; 0.01 is easier than less.
 
     Returns
     -------
@@ -93,35 +95,36 @@ def allen_cahn(
             f"`diffusion={diffusion}`. The reference solution is made for {_SMALLEST:g} to {_LARGEST:g}; the customary "
             "value is 1e-4."
         )
+    constant = Constant("diffusion", diffusion, easier=_EASY if diffusion < _EASY else None)
 
     def exact(x: Array) -> Array:
         return solve_allen_cahn(diffusion)(x)
 
     def equation(_: torch.Tensor, u: Field) -> torch.Tensor:
-        return u.d("t") - diffusion * u.d("x", "x") - 5.0 * u.value + 5.0 * u.value**3
+        return u.d("t") - constant.value * u.d("x", "x") - 5.0 * u.value + 5.0 * u.value**3
 
     def initial(x: torch.Tensor, u: Field) -> torch.Tensor:
         return u.value - x[:, 0] ** 2 * torch.cos(torch.pi * x[:, 0])
 
-    start = boundary(_SPACE_TIME, (num_initial, 2), faces=[(1, "lower")])
-    ends = boundary(_SPACE_TIME, (2, num_boundary // 2), faces=[(0, "lower"), (0, "upper")], ends=False)
+    start = boundary(SPACE_TIME, (num_initial, 2), faces=[(1, "lower")])
+    ends = boundary(SPACE_TIME, (2, num_boundary // 2), faces=[(0, "lower"), (0, "upper")], ends=False)
     return collocation_problem(
         "Allen-Cahn",
         exact,
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, sobol(_SPACE_TIME, num_interior, seed=seed)),
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
             Term("initial", initial, start, weight=10.0),
             Term("boundary", lambda _, u: u.d("x"), ends, weight=10.0),
         ],
-        domain=_SPACE_TIME,
+        domain=SPACE_TIME,
         hierarchy_arguments={
             "widths": (2, 5, 5, 1),
             "degree": 5,
             "num_intervals": 5,
             "num_levels": 3,
-            "domain": _SPACE_TIME,
+            "domain": SPACE_TIME,
         },
         source="Raissi, Perdikaris, Karniadakis, J. Comput. Phys. 378, 2019",
         seed=seed,

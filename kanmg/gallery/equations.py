@@ -10,6 +10,7 @@ import torch
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
 from kanmg.gallery.model_problem import Array, ModelProblem, collocation_problem
+from kanmg.problems.scalars import Constant
 from kanmg.problems.terms import Term
 from kanmg.sampling import boundary, sobol
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["burgers", "helmholtz", "kan2"]
 
 _SQUARE = ((-1.0, 1.0), (-1.0, 1.0))
-_SPACE_TIME = ((-1.0, 1.0), (0.0, 1.0))
+SPACE_TIME = ((-1.0, 1.0), (0.0, 1.0))
+_EASY_VISCOSITY = 0.05
 
 
 def kan2(num_interior: int = 10_000, num_boundary: int = 800, seed: int = 0) -> ModelProblem:
@@ -172,7 +174,8 @@ def burgers(
     seed : int
         Of the points.
     nu : float
-        Viscosity; the shock is about 4 nu wide.
+        Viscosity; the shock is about 4 nu wide. In the equation it is a `kanmg.Constant`, which a method may vary;
+        0.05 is easier than less.
 
     Returns
     -------
@@ -202,29 +205,30 @@ def burgers(
     """
     if not nu > 0.0:
         raise KanmgValueError(f"`nu={nu}` is no viscosity. Pass a positive number.")
+    viscosity = Constant("nu", nu, easier=_EASY_VISCOSITY if nu < _EASY_VISCOSITY else None)
 
     def equation(_: torch.Tensor, u: Field) -> torch.Tensor:
-        return u.d("t") + u.value * u.d("x") - nu * u.d("x", "x")
+        return u.d("t") + u.value * u.d("x") - viscosity.value * u.d("x", "x")
 
-    start = boundary(_SPACE_TIME, (num_initial, 2), faces=[(1, "lower")])
-    walls = boundary(_SPACE_TIME, (2, num_boundary // 2), faces=[(0, "lower"), (0, "upper")])
+    start = boundary(SPACE_TIME, (num_initial, 2), faces=[(1, "lower")])
+    walls = boundary(SPACE_TIME, (2, num_boundary // 2), faces=[(0, "lower"), (0, "upper")])
     return collocation_problem(
         "Burgers",
         lambda x: cole_hopf(x, nu),
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, sobol(_SPACE_TIME, num_interior, seed=seed)),
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
             Term("initial", lambda x, u: u.value + torch.sin(torch.pi * x[:, 0]), start, weight=10.0),
             Term("boundary", lambda _, u: u.value, walls, weight=10.0),
         ],
-        domain=_SPACE_TIME,
+        domain=SPACE_TIME,
         hierarchy_arguments={
             "widths": (2, 5, 5, 1),
             "degree": 5,
             "num_intervals": 5,
             "num_levels": 3,
-            "domain": _SPACE_TIME,
+            "domain": SPACE_TIME,
         },
         source="Basdevant et al., Computers & Fluids 14, 1986",
         seed=seed,

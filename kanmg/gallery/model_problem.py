@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.problems.terms import Term
 
-__all__ = ["ModelProblem", "collocation_problem", "regression_problem"]
+__all__ = ["ModelProblem", "collocation_problem", "draw", "regression_problem"]
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -51,6 +51,8 @@ class ModelProblem:
         Where the problem comes from.
     seed : int
         Seed of the samples.
+    parameters : mapping of str to float
+        True values of the problem's unknown parameters; empty if it has none.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class ModelProblem:
     hierarchy_arguments: Mapping[str, Any]
     source: str
     seed: int = 0
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def hierarchy(self, **changes: Any) -> Hierarchy:
         """Build the recommended hierarchy.
@@ -109,7 +112,7 @@ class ModelProblem:
         x : ndarray, shape (num_samples, d), float64
         y : ndarray, shape (num_samples, Q), float64
         """
-        x = _draw(self.domain, num_samples, self.seed, TEST_STREAM)
+        x = draw(self.domain, num_samples, self.seed, TEST_STREAM)
         return x, self.exact(x)
 
     def mean_squared_error(self, function: Callable[[Array], Array], num_samples: int = 10_000) -> float:
@@ -213,7 +216,7 @@ def regression_problem(
         raise KanmgValueError(f"`num_samples={num_samples}` is too few. Pass at least 1.")
     if noise < 0.0:
         raise KanmgValueError(f"`noise={noise}` is no standard deviation. Pass 0.0 for exact values, or more.")
-    x = _draw(domain, num_samples, seed, TRAINING_STREAM)
+    x = draw(domain, num_samples, seed, TRAINING_STREAM)
     y = exact(x)
     if noise > 0.0:
         y = y + noise * np.random.default_rng([seed, NOISE_STREAM]).standard_normal(y.shape)
@@ -241,12 +244,13 @@ def collocation_problem(
     hierarchy_arguments: Mapping[str, Any],
     source: str,
     seed: int,
+    parameters: Mapping[str, float] | None = None,
 ) -> ModelProblem:
     """State equations with a known solution.
 
     Parameters
     ----------
-    name, exact, domain, hierarchy_arguments, source, seed
+    name, exact, domain, hierarchy_arguments, source, seed, parameters
         See `ModelProblem`.
     coordinates, fields, terms
         See `kanmg.Collocation`.
@@ -289,9 +293,22 @@ def collocation_problem(
         hierarchy_arguments=hierarchy_arguments,
         source=source,
         seed=seed,
+        parameters=parameters or {},
     )
 
 
-def _draw(domain: tuple[tuple[float, float], ...], num_samples: int, seed: int, stream: int) -> Array:
+def draw(domain: tuple[tuple[float, float], ...], num_samples: int, seed: int, stream: int) -> Array:
+    """Draw uniformly distributed points.
+
+    Parameters
+    ----------
+    domain : tuple of (float, float)
+    num_samples, seed, stream : int
+        Points of different streams of one seed are independent.
+
+    Returns
+    -------
+    ndarray, shape (num_samples, d)
+    """
     lower, upper = np.array(domain).T
     return np.random.default_rng([seed, stream]).uniform(lower, upper, size=(num_samples, len(domain)))
