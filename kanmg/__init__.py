@@ -50,6 +50,7 @@ from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.starts import Starts
+from kanmg.time_windows import PiecewiseSolution, march
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ __all__ = [
     "NonFiniteError",
     "Objective",
     "Parameter",
+    "PiecewiseSolution",
     "Problem",
     "Record",
     "Regression",
@@ -105,6 +107,7 @@ __all__ = [
     "initial_coefficients",
     "knots_from_breakpoints",
     "load",
+    "march",
     "refine",
     "sampling",
     "solve",

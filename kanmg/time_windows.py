@@ -1,0 +1,411 @@
+"""Evolution equations in time windows, each started from the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from kanmg.arrays import as_array, like
+from kanmg.driver import solve
+from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
+from kanmg.hierarchy import Hierarchy
+from kanmg.history import Status
+from kanmg.network import Affine, Network, Spline
+from kanmg.problems.collocation import Collocation
+from kanmg.problems.terms import Term
+from kanmg.splines.bspline import evaluate_spline
+from kanmg.splines.knots import Knots
+
+if TYPE_CHECKING:
+    from kanmg.cycles import Cycle
+    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.problems.fields import Field
+    from kanmg.solution import Solution
+
+__all__ = ["PiecewiseSolution", "march"]
+
+Windows: TypeAlias = int | Sequence[float]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PiecewiseSolution:
+    """The solutions of the time windows, as one function. `print` shows a table, a row per window.
+
+    Attributes
+    ----------
+    solutions : tuple of Solution
+        One per window.
+    times : ndarray, shape (number of windows + 1,)
+        Where windows begin and end.
+    coordinate : str
+        The coordinate that was cut into windows.
+    """
+
+    solutions: tuple[Solution, ...]
+    times: Array
+    coordinate: str
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return self.solutions[0].coordinates
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on all windows."""
+        return sum(solution.seconds for solution in self.solutions)
+
+    def __call__(self, x: Any) -> Any:
+        """Evaluate the solution of the window that a point lies in; where two meet, that of the earlier one.
+
+        Before the first window and after the last, these two go on by the layers' `outside` policy.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor, shape (N, d), or one point, shape (d,)
+
+        Returns
+        -------
+        ndarray or Tensor, shape (N, Q), or (Q,) for one point
+            A tensor if `x` is one.
+        """
+        return self._evaluate(x, ())
+
+    def derivative(self, x: Any, *coordinates: int | str) -> Any:
+        """Evaluate a partial derivative, window by window.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor
+            As for `solution(x)`.
+        *coordinates : int or str
+            As for `Solution.derivative`.
+
+        Returns
+        -------
+        ndarray or Tensor, shape (N, Q), or (Q,) for one point
+        """
+        return self._evaluate(x, coordinates)
+
+    def _evaluate(self, x: Any, coordinates: tuple[int | str, ...]) -> Any:
+        points = as_array(x, "x")
+        rows = points.reshape(1, -1) if points.ndim == 1 and len(self.coordinates) > 1 else points
+        columns = rows.reshape(-1, 1) if rows.ndim < 2 else rows
+        axis = min(self.coordinates.index(self.coordinate), columns.shape[1] - 1)
+        window = np.searchsorted(self.times[1:-1], columns[:, axis])
+        values = np.empty((len(columns), self.solutions[0].hierarchy.widths[-1]), columns.dtype)
+        # The first window sees its points even if there are none: it checks their shape and dtype.
+        for number, solution in enumerate(self.solutions):
+            own = window == number
+            if number == 0 or own.any():
+                values[own] = solution.derivative(columns[own], *coordinates) if coordinates else solution(columns[own])
+        is_single = points.ndim == (1 if len(self.coordinates) > 1 else 0)
+        return like(values[0] if is_single else values, x)
+
+    def __repr__(self) -> str:
+        start, stop = self.times[[0, -1]]
+        return f"<PiecewiseSolution of {len(self.solutions)} windows, {self.coordinate} from {start:g} to {stop:g}>"
+
+    def __str__(self) -> str:
+        header = ("window", "from", "to", "status", "loss", "steps", "seconds")
+        rows = [
+            (
+                str(number),
+                f"{start:g}",
+                f"{stop:g}",
+                solution.status.name,
+                f"{solution.loss:.3e}",
+                str(solution.history[-1].step),
+                f"{solution.seconds:.3f}",
+            )
+            for number, (solution, (start, stop)) in enumerate(zip(self.solutions, pairwise(self.times), strict=True))
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in (header, *rows))
+
+
+def march(
+    problem: Collocation,
+    hierarchy: Hierarchy,
+    *,
+    coordinate: str = "t",
+    windows: Windows = 4,
+    initial: str | Sequence[str] = "initial",
+    method: Cycle | None = None,
+    restart: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> PiecewiseSolution:
+    """Solve an evolution equation window by window, each started from the one before.
+
+    Over a long time a network has much to represent at once, and nothing makes it get the beginning right before it
+    fits what follows. In windows every network has little to represent, and begins from what is known.
+
+    Parameters
+    ----------
+    problem : Collocation
+        On the whole time interval: its equations, boundary and initial conditions.
+    hierarchy : Hierarchy
+        For the whole time interval. Every window gets such a hierarchy with the same number of cells in the window: n
+        windows have n times the coefficients.
+    coordinate : str, default "t"
+        What is cut into windows.
+    windows : int or sequence of float, default 4
+        How many of equal length; or the times at which they begin and end, from the first to the last of the
+        hierarchy's domain.
+    initial : str or sequence of str, default "initial"
+        Names of the terms that hold at the beginning only. Later windows replace them: what they ask of a field, its
+        value or derivatives, shall there be what it is in the solution of the window before.
+    method : Cycle, optional
+        Of all windows; default: `kanmg.default_method`.
+    restart : bool, default False
+        Draw initial coefficients in every window and begin on the coarsest level, as the first window does. By default
+        later windows begin on the finest level, with the network of the window before at its end, constant in time.
+    seed : int, default 0
+        Of initial coefficients, and of the points of coarse levels.
+    progress : bool, optional
+        As for `kanmg.solve`.
+
+    Returns
+    -------
+    PiecewiseSolution
+
+    Raises
+    ------
+    KanmgTypeError, KanmgValueError
+        If the problem is no collocation, has unknown parameters or an ansatz of its own, no such coordinate or no such
+        terms; if the hierarchy knows no domain, or the windows are no times in it; if a window has no points.
+    ConvergenceError
+        As `kanmg.solve`; a note tells the window.
+
+    Notes
+    -----
+    Every term but the initial ones keeps its points in the window, ends included, and its weight; terms without points
+    there are left out. Initial terms keep the number and places of their points. Where windows meet, the solution is
+    continuous only as well as the initial terms are satisfied: raise their weight if it jumps.
+
+    Errors of a window are handed on to the next one: the first windows must be solved at least as well as the last is
+    to be. Ctrl-C ends the march with the window at hand.
+
+    Examples
+    --------
+    The decay u' = -u to t = 4:
+
+    >>> import numpy as np
+    >>> import kanmg
+    >>> t = np.linspace(0, 4, 161).reshape(-1, 1)
+    >>> terms = [
+    ...     kanmg.Term("equation", lambda x, u: u.d("t") + u.value, t),
+    ...     kanmg.Term("initial", lambda x, u: u.value - 1.0, t[:1]),
+    ... ]
+    >>> problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=terms)
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=5, num_intervals=2, num_levels=2, domain=(0, 4))
+    >>> method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=15)
+    >>> solution = kanmg.march(problem, hierarchy, windows=4, method=method)
+    >>> solution
+    <PiecewiseSolution of 4 windows, t from 0 to 4>
+    >>> bool(np.abs(solution(t) - np.exp(-t)).max() < 1e-6)
+    True
+    """
+    names = (initial,) if isinstance(initial, str) else tuple(initial)
+    axis = _checked_axis(problem, hierarchy, coordinate)
+    _check_terms(problem, names)
+    problem.check(hierarchy)
+    times = _window_times(windows, hierarchy, axis)
+    solutions: list[Solution] = []
+    for number, (start, stop) in enumerate(pairwise(times)):
+        own = _hierarchy_of_window(hierarchy, axis, start, stop)
+        before = solutions[-1] if solutions else None
+        part = _problem_of_window(problem, names, axis, (start, stop), before, seed)
+        theta = None if before is None or restart else _frozen(before, axis, start)
+        try:
+            solutions.append(solve(part, own, method=method, initial=theta, seed=seed, progress=progress))
+        except ConvergenceError as error:
+            error.add_note(f"This was window {number}, {coordinate} from {start:g} to {stop:g}.")
+            raise
+        if solutions[-1].status is Status.INTERRUPTED:
+            break
+    return PiecewiseSolution(tuple(solutions), np.array(times[: len(solutions) + 1]), coordinate)
+
+
+# -------------------------------------------------------------------------------------------------------------- windows
+
+
+def _hierarchy_of_window(hierarchy: Hierarchy, axis: int, start: float, stop: float) -> Hierarchy:
+    """Return the same hierarchy for another interval of one input."""
+    networks = [_network_of_window(level.network, axis, start, stop) for level in hierarchy]
+    classes = iter([type(level.evaluator) for level in hierarchy])
+
+    def build(network: Network, dtype: Any) -> Evaluator:
+        return next(classes)(network, dtype)
+
+    return Hierarchy(networks, dtype=hierarchy.dtype, device=hierarchy.device, evaluator=build)
+
+
+def _network_of_window(network: Network, axis: int, start: float, stop: float) -> Network:
+    first, *others = network.layers
+    if isinstance(first, Affine):
+        domain = list(network.domain or ())
+        domain[axis] = (start, stop)
+        return Network(network.layers, domain=domain)
+    knots = list(first.knots)
+    knots[axis] = _knots_of_window(knots[axis], start, stop)
+    return Network([Spline(first.num_inputs, first.num_outputs, knots=knots, outside=first.outside), *others])
+
+
+def _knots_of_window(knots: Knots, start: float, stop: float) -> Knots:
+    """Map knots to another interval, whose ends are met exactly."""
+    a, b = knots.domain
+    vector = start + (knots.vector - a) * ((stop - start) / (b - a))
+    vector[knots.vector == a], vector[knots.vector == b] = start, stop
+    return Knots(vector, knots.degree)
+
+
+def _problem_of_window(
+    problem: Collocation,
+    initial: tuple[str, ...],
+    axis: int,
+    interval: tuple[float, float],
+    before: Solution | None,
+    seed: int,
+) -> Collocation:
+    """Return the problem on one window; its initial values are those that the window before ends with."""
+    terms = []
+    for term in problem.terms:
+        if before is not None and term.name in initial:
+            terms.append(_continued(term, problem, axis, interval[0], before))
+        elif (inside := _restricted(term, axis, interval)) is not None:
+            terms.append(inside)
+    if all(term.name in initial for term in terms):
+        raise KanmgValueError(
+            f"no point lies in the window from {interval[0]:g} to {interval[1]:g}. Use fewer windows, or more points."
+        )
+    part = Collocation(coordinates=problem.coordinates, fields=problem.fields, terms=terms, seed=seed)
+    numbers = {constant.name: constant.number for constant in problem.constants}
+    return part.with_constants(**{constant.name: numbers[constant.name] for constant in part.constants})
+
+
+def _restricted(term: Term, axis: int, interval: tuple[float, float]) -> Term | None:
+    """Return a term on its points in a window; None if there are none, or none with a weight."""
+    inside = (term.points[:, axis] >= interval[0]) & (term.points[:, axis] <= interval[1])
+    weights = None if term.point_weights is None else term.point_weights[inside]
+    if not inside.any() or (weights is not None and not weights.any()):
+        return None
+    return Term(term.name, term.residual, term.points[inside], term.weight, weights)
+
+
+def _continued(term: Term, problem: Collocation, axis: int, start: float, before: Solution) -> Term:
+    """Return an initial term whose values are those of the window before."""
+    asked = [_Asked(len(term)) for _ in problem.fields]
+    term.residual(torch.from_numpy(term.points), *asked)
+
+    def residual(x: torch.Tensor, *fields: Field) -> torch.Tensor:
+        wrong = [
+            field.d(*names) - (before.derivative(x, *names) if names else before(x))[:, q]
+            for q, field in enumerate(fields)
+            for names in asked[q].derivatives
+        ]
+        return torch.stack(wrong, dim=1)
+
+    points = term.points.copy()
+    points[:, axis] = start
+    return Term(term.name, residual, points, term.weight, term.point_weights)
+
+
+class _Asked:
+    """In the place of a field: remembers which derivatives a residual asks for; () is the value."""
+
+    def __init__(self, num_points: int) -> None:
+        self.derivatives: list[tuple[str, ...]] = []
+        self._num_points = num_points
+
+    @property
+    def value(self) -> torch.Tensor:
+        return self.d()
+
+    def d(self, *coordinates: str) -> torch.Tensor:
+        if tuple(sorted(coordinates)) not in self.derivatives:
+            self.derivatives.append(tuple(sorted(coordinates)))
+        return torch.zeros(self._num_points, dtype=torch.float64)
+
+
+def _frozen(before: Solution, axis: int, start: float) -> Array:
+    """Return the coefficients of a solution at the end of its window, constant in time."""
+    network = before.hierarchy[before.level].network
+    theta = before.coefficients.copy()
+    first, layer = network.unflatten(theta)[0], network.layers[0]
+    if isinstance(layer, Spline):
+        first[axis] = evaluate_spline(layer.knots[axis], first[axis], [start])
+    elif layer.bias:
+        first[-1] += start * first[axis]
+        first[axis] = 0.0
+    return theta
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+
+
+def _checked_axis(problem: Any, hierarchy: Any, coordinate: Any) -> int:
+    """Return the number of the coordinate; refuse problems that cannot be cut into windows."""
+    if not isinstance(problem, Collocation):
+        raise KanmgTypeError(f"`problem` is a {type(problem).__name__}. Pass a `kanmg.Collocation`.")
+    if not isinstance(hierarchy, Hierarchy):
+        raise KanmgTypeError(f"`hierarchy` is {hierarchy!r}. Pass what `kanmg.uniform_hierarchy(...)` returns.")
+    if coordinate not in problem.coordinates:
+        raise KanmgValueError(
+            f"`coordinate={coordinate!r}` is none of the problem's coordinates, {problem.coordinates}. Pass the one "
+            "that is to be cut into windows."
+        )
+    if problem.parameters:
+        raise KanmgValueError(
+            f"the problem has the unknown parameter {problem.parameters[0].name!r}, which every window would find for "
+            "itself. Use `kanmg.solve` on the whole interval, or a `kanmg.Constant`."
+        )
+    if getattr(problem, "ansatz", None) is not None:
+        raise KanmgValueError(
+            "the problem has `inputs` or a `transform` of its own, which may depend on the beginning of the whole "
+            "interval. State the conditions as terms, without them."
+        )
+    if hierarchy.domain is None:
+        raise KanmgValueError(
+            "`hierarchy` begins with an affine layer and knows no domain to cut into windows. Build the network with "
+            "`domain=`."
+        )
+    return problem.coordinates.index(coordinate)
+
+
+def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:
+    """Refuse names of initial terms that do not exist."""
+    names = [term.name for term in problem.terms]
+    missing = [name for name in initial if name not in names]
+    if missing or not initial:
+        raise KanmgValueError(
+            f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}."
+        )
+
+
+def _window_times(windows: Any, hierarchy: Hierarchy, axis: int) -> list[float]:
+    """Return the times at which windows begin and end."""
+    start, stop = hierarchy.domain[axis] if hierarchy.domain is not None else (0.0, 1.0)
+    if isinstance(windows, int | np.integer) and not isinstance(windows, bool):
+        if windows < 1:
+            raise KanmgValueError(f"`windows={windows}` is too few. Pass at least 1.")
+        return [float(time) for time in np.linspace(start, stop, int(windows) + 1)]
+    try:
+        times = np.array(windows, np.float64)
+    except (TypeError, ValueError):
+        times = np.empty(0)
+    if times.ndim != 1 or len(times) < 2:
+        raise KanmgTypeError(
+            f"`windows={windows!r}`. Pass a number of windows, or the times at which they begin and end."
+        )
+    if not (np.diff(times) > 0.0).all() or (times[0], times[-1]) != (start, stop):
+        raise KanmgValueError(
+            f"`windows={windows!r}` must increase from {start:g} to {stop:g}, the ends of the hierarchy's domain."
+        )
+    return [float(time) for time in times]
