@@ -82,7 +82,8 @@ class Collocation(Problem):
     KanmgError
         If names or terms are missing, twice there, or contradict each other; if a residual does not return a finite
         tensor of shape (N,) or (N, R) in the dtype of the points, is no pointwise expression, or does not depend on
-        the fields; if it differentiates by what is no coordinate.
+        the fields or on parameters; if it differentiates by what is no coordinate; if `inputs` or a transform does not
+        return a finite tensor of the right shape with finite derivatives.
 
     Notes
     -----

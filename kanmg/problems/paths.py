@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 
 from kanmg.arrays import row_chunks
-from kanmg.errors import DtypeError, KanmgTypeError, NonFiniteError, ShapeError
+from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.evaluators.base import Jet
+from kanmg.problems.scalars import looking_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.problems.scalars import Scalar
 
 __all__ = ["Function", "Lines", "Paths", "called"]
 
@@ -222,7 +225,8 @@ def called(function: Function, name: str, x: torch.Tensor, num_axes: int) -> tor
     KanmgError
     """
     try:
-        result: Any = function(x)
+        with looking_up(functools.partial(_refuse_scalar, name)):
+            result: Any = function(x)
     except Exception as error:
         error.add_note(
             f"{name} was called with `x` of shape {tuple(x.shape)} and dtype float64, some of the points. It must be a "
@@ -242,6 +246,13 @@ def called(function: Function, name: str, x: torch.Tensor, num_axes: int) -> tor
             f"{name} returned {result.dtype} for coordinates of {x.dtype}. Make the tensors in it with `dtype=x.dtype`."
         )
     return result
+
+
+def _refuse_scalar(name: str, scalar: Scalar) -> torch.Tensor:
+    raise KanmgValueError(
+        f"{name} uses {scalar!r}, but it is differentiated once, before a run. Write a plain number there; constants "
+        "and parameters are for residuals."
+    )
 
 
 def _rows(jet: Jet, rows: slice) -> Jet:

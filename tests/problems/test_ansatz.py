@@ -393,6 +393,7 @@ INPUTS = {
     "other dtype": (lambda x: x.float(), DtypeError, r"returned torch\.float32 for coordinates of torch\.float64"),
     "detached": (lambda x: x.detach(), KanmgValueError, r"`inputs` has no gradient by the coordinates"),
     "centred": (lambda x: x - x.mean(), KanmgValueError, "`inputs` at a point changes with the other points"),
+    "scalar": (lambda x: kanmg.Parameter("p", 1.0) * x, KanmgValueError, r"uses Parameter\('p', 1.0\), but it is"),
     "infinite": (lambda x: x / (0 * x), NonFiniteError, r"term 'equations': `inputs` is NaN or infinite at 30 of 30"),
 }
 
