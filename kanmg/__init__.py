@@ -37,6 +37,7 @@ from kanmg.hierarchy import Hierarchy, Level, Transfer, uniform_hierarchy
 from kanmg.initialisation import initial_coefficients
 from kanmg.network import Affine, Network, Spline
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.problems.ansatz import Transform
 from kanmg.problems.base import Problem
 from kanmg.problems.collocation import Collocation
 from kanmg.problems.regression import Regression
@@ -98,6 +99,7 @@ __all__ = [
     "Term",
     "TorchOptimizer",
     "Transfer",
+    "Transform",
     "VCycle",
     "__version__",
     "clamped_knots",

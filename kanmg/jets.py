@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Evaluator, Jet
 
-__all__ = ["DerivativePlan", "Request", "partial_derivative", "plan_derivatives"]
+__all__ = ["DerivativePlan", "Request", "join_plans", "partial_derivative", "plan_derivatives"]
 
 FloatArray = npt.NDArray[np.float64]
 Direction: TypeAlias = tuple[int, ...]
@@ -143,6 +143,36 @@ def plan_derivatives(requests: Iterable[Sequence[int]], num_inputs: int) -> Deri
     table = np.array(directions, np.float64).reshape(len(directions), num_inputs)
     weights = tuple(_weights(request, directions) for request in checked)
     return DerivativePlan(checked, max(map(len, checked), default=0), table, weights)
+
+
+def join_plans(plans: Sequence[DerivativePlan]) -> DerivativePlan:
+    """Return one plan for the requests of several, one after the other, along all their directions.
+
+    Parameters
+    ----------
+    plans : sequence of DerivativePlan
+        At least one, all of the same number of inputs.
+
+    Returns
+    -------
+    DerivativePlan
+
+    Examples
+    --------
+    >>> plan = join_plans([plan_derivatives([(0,)], 1), plan_derivatives([(0, 0)], 1)])
+    >>> plan.requests, plan.order, [weights.tolist() for weights in plan.weights]
+    (((0,), (0, 0)), 2, [[1.0, 0.0], [0.0, 1.0]])
+    """
+    directions = np.concatenate([plan.directions for plan in plans])
+    weights, start = [], 0
+    for plan in plans:
+        for own in plan.weights:
+            row = np.zeros(len(directions))
+            row[start : start + len(own)] = own
+            weights.append(row)
+        start += len(plan.directions)
+    requests = tuple(request for plan in plans for request in plan.requests)
+    return DerivativePlan(requests, max(plan.order for plan in plans), directions, tuple(weights))
 
 
 def partial_derivative(

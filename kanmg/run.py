@@ -297,6 +297,7 @@ class Run:
             hierarchy=self._hierarchy,
             coordinates=self._problem.coordinates,
             parameters=self._problem.parameter_values(unknowns),
+            ansatz=self._problem.ansatz,
         )
 
     def _message(self, status: Status, loss: float, level: int) -> str:

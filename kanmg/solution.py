@@ -13,16 +13,20 @@ from kanmg.hierarchy import Hierarchy
 from kanmg.history import History, Record, Status
 from kanmg.jets import partial_derivative
 from kanmg.network import Affine, Network, Spline
+from kanmg.problems.ansatz import load_ansatz
 from kanmg.splines.knots import Knots
 from kanmg.storage import read_file, write_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import torch
 
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import EvaluatorChoice
     from kanmg.network import Layer
+    from kanmg.problems.ansatz import Ansatz, Transform
 
 __all__ = ["History", "Record", "Solution", "Status", "load"]
 
@@ -53,6 +57,8 @@ class Solution:
         Names of the inputs; empty if they have none.
     parameters : dict of str to float
         What was found of the problem's parameters, by their names; empty if it has none.
+    ansatz : Ansatz or None
+        How the problem's `inputs` and `transform` make fields of the network.
 
     Examples
     --------
@@ -78,9 +84,10 @@ class Solution:
     hierarchy: Hierarchy
     coordinates: tuple[str, ...] = field(default=())
     parameters: Mapping[str, float] = field(default_factory=dict)
+    ansatz: Ansatz | None = None
 
     def __call__(self, x: Any) -> Any:
-        """Evaluate the network.
+        """Evaluate the network, or the fields that the problem makes of it.
 
         Points outside the domain follow the layers' `outside` policy.
 
@@ -94,11 +101,14 @@ class Solution:
             A tensor if `x` is one.
         """
         points, is_single = self._points(x)
-        values = self._evaluator.value(self.coefficients, points)
+        if self.ansatz is None:
+            values = self._evaluator.value(self.coefficients, points)
+        else:
+            values = self.ansatz.value(self._evaluator, self.coefficients, points)
         return like(values[0] if is_single else values, x)
 
     def derivative(self, x: Any, *coordinates: int | str) -> Any:
-        """Evaluate a partial derivative of the network.
+        """Evaluate a partial derivative of the network, or of the fields that the problem makes of it.
 
         Parameters
         ----------
@@ -119,12 +129,15 @@ class Solution:
         """
         points, is_single = self._points(x)
         inputs = [self._input(coordinate) for coordinate in coordinates]
-        values = partial_derivative(self._evaluator, self.coefficients, points, inputs)
+        if self.ansatz is None:
+            values = partial_derivative(self._evaluator, self.coefficients, points, inputs)
+        else:
+            values = self.ansatz.derivative(self._evaluator, self.coefficients, points, inputs)
         return like(values[0] if is_single else values, x)
 
     def _input(self, coordinate: Any) -> int:
         """Return the number of an input from its number or name."""
-        num_inputs = self.hierarchy.widths[0]
+        num_inputs = self._num_coordinates
         if isinstance(coordinate, str) and coordinate in self.coordinates:
             return self.coordinates.index(coordinate)
         is_number = isinstance(coordinate, int | np.integer) and not isinstance(coordinate, bool)
@@ -144,7 +157,7 @@ class Solution:
         check_no_gradients(x, "x")
         points = as_array(x, "x")
         check_dtype(points, self.hierarchy.dtype, "x")
-        num_inputs = self.hierarchy.widths[0]
+        num_inputs = self._num_coordinates
         is_single = points.ndim == (1 if num_inputs > 1 else 0)
         if points.ndim == 1 or (is_single and points.ndim == 0):
             points = points.reshape(1, -1) if is_single else points.reshape(-1, 1)
@@ -153,14 +166,25 @@ class Solution:
                 f"`x` has shape {points.shape}. Pass points of shape (N, {num_inputs}), or one of shape "
                 f"({num_inputs},)."
             )
-        check_columns(points, self.hierarchy.widths, "x")
+        if self.ansatz is None:
+            check_columns(points, self.hierarchy.widths, "x")
+        elif points.shape[1] != num_inputs:
+            raise ShapeError(
+                f"`x` has shape {points.shape} but the coordinates are {self.coordinates}. Pass points of shape (N, "
+                f"{num_inputs}); the map into the network's inputs is applied to them."
+            )
         return points, is_single
+
+    @property
+    def _num_coordinates(self) -> int:
+        return self.hierarchy.widths[0] if self.ansatz is None else len(self.ansatz.coordinates)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the solution to a file, all or nothing; `kanmg.load` reads it.
 
-        The file holds the coefficients, the networks of all levels and the history, but not the problem. It is a
-        safetensors file with JSON metadata: reading it executes nothing.
+        The file holds the coefficients, the networks of all levels and the history, but not the problem, nor the
+        functions of its `inputs` and `transform`, which `kanmg.load` must be given again. It is a safetensors file with
+        JSON metadata: reading it executes nothing.
 
         Parameters
         ----------
@@ -188,6 +212,7 @@ class Solution:
             "seconds": self.seconds,
             "coordinates": self.coordinates,
             "parameters": dict(self.parameters),
+            "ansatz": None if self.ansatz is None else self.ansatz.describe(),
         }
 
     def __repr__(self) -> str:
@@ -203,7 +228,13 @@ class Solution:
         return "\n".join(lines)
 
 
-def load(path: str | os.PathLike[str], *, evaluator: EvaluatorChoice = "auto") -> Solution:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    transform: Mapping[str, Transform] | None = None,
+    evaluator: EvaluatorChoice = "auto",
+) -> Solution:
     """Read a solution that `solution.save` wrote.
 
     It can be evaluated without the problem, and given to `kanmg.solve` as `initial=solution.coefficients`.
@@ -211,6 +242,8 @@ def load(path: str | os.PathLike[str], *, evaluator: EvaluatorChoice = "auto") -
     Parameters
     ----------
     path : path-like
+    inputs, transform
+        The functions of the problem that was solved, if it had any: they are not in the file.
     evaluator : {"auto", "cpu", "reference"} or callable
         As for `Hierarchy`.
 
@@ -224,12 +257,15 @@ def load(path: str | os.PathLike[str], *, evaluator: EvaluatorChoice = "auto") -
         If there is no such file.
     CheckpointError
         If it is damaged, no solution, or of a newer version of kanmg.
+    KanmgValueError, KanmgTypeError
+        If `inputs` or `transform` is missing, or was not there when the file was written.
     """
     content = read_file(path, "solution")
     networks = [_build_network(description) for description in content.pop("networks")]
     hierarchy = Hierarchy(networks, dtype=content.pop("dtype"), evaluator=evaluator)
     content["status"] = Status[content["status"]]
     content["history"] = History.from_columns(content["history"])
+    content["ansatz"] = load_ansatz(path, content.pop("ansatz", None), inputs, transform)
     return Solution(hierarchy=hierarchy, **content)
 
 

@@ -40,6 +40,12 @@ class Evaluator(ABC):
     coefficients `theta`, shape (num_coefficients,), and points `x`, shape (N, num_inputs), both of the evaluator's
     dtype, as NumPy arrays or torch tensors, in any memory layout; N may be 0.
 
+    Jets are derivatives by t along paths `x + t v + t**2 c / 2` of the points. `directions` v are of shape
+    (D, num_inputs), the same for all points, or of shape (D, N, num_inputs), for every point its own; `curvatures` c of
+    shape (D, N, num_inputs), zero if None. With these a jet goes on through a map of the coordinates into the network's
+    inputs: the first and second derivatives of the map are its `directions` and `curvatures`. Order 1 does not see
+    curvatures.
+
     Parameters
     ----------
     network : Network
@@ -63,27 +69,43 @@ class Evaluator(ABC):
         """Evaluate the network: shape (N, Q)."""
 
     @abstractmethod
-    def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
-        """Evaluate values and derivatives up to `order` along each row of `directions`, shape (D, num_inputs)."""
+    def jet(self, theta: Array, x: Array, directions: Array, order: int, *, curvatures: Array | None = None) -> Jet:
+        """Evaluate values and derivatives up to `order` along each of D paths of the points.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+        x : ndarray, shape (N, num_inputs)
+        directions : ndarray, shape (D, num_inputs) or (D, N, num_inputs)
+        order : int
+        curvatures : ndarray, shape (D, N, num_inputs), optional
+
+        Returns
+        -------
+        Jet
+        """
 
     @abstractmethod
     def adjoint(self, theta: Array, x: Array, cotangents: Array) -> tuple[Array, Array]:
         """Gradients of `sum(cotangents * value(theta, x))` with respect to `theta` and to `x`."""
 
     @abstractmethod
-    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_adjoint(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         """Gradient with respect to `theta` of a weighted sum of values and directional derivatives.
 
         The sum is that of `cotangents.value * value` and of all `cotangents.derivatives[j] * derivatives[j]`, over the
-        entries of the jet that `jet(theta, x, directions, order)` returns with as many orders as there are cotangents.
+        entries of the jet that `jet` returns for the same paths with as many orders as there are cotangents.
 
         Parameters
         ----------
         theta : ndarray, shape (num_coefficients,)
         x : ndarray, shape (N, num_inputs)
-        directions : ndarray, shape (D, num_inputs)
+        directions : ndarray, shape (D, num_inputs) or (D, N, num_inputs)
         cotangents : Jet
             `value` of shape (N, Q), `derivatives` each of shape (D, N, Q), of the evaluator's dtype.
+        curvatures : ndarray, shape (D, N, num_inputs), optional
 
         Returns
         -------
@@ -91,7 +113,9 @@ class Evaluator(ABC):
         """
 
     @abstractmethod
-    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_jacobian(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         """Compute what `jet_adjoint` sums, for every sample alone: dense, shape (N, num_coefficients).
 
         Row n is the gradient of sample n's part of the sum. With the partial derivatives of a pointwise residual as
@@ -101,9 +125,10 @@ class Evaluator(ABC):
         ----------
         theta : ndarray, shape (num_coefficients,)
         x : ndarray, shape (N, num_inputs)
-        directions : ndarray, shape (D, num_inputs)
+        directions : ndarray, shape (D, num_inputs) or (D, N, num_inputs)
         cotangents : Jet
             As for `jet_adjoint`.
+        curvatures : ndarray, shape (D, N, num_inputs), optional
 
         Returns
         -------
@@ -151,6 +176,17 @@ class Evaluator(ABC):
         A subclass with further arguments, or with anything else that a copy must keep, overrides this.
         """
         return type(self), (self.network, self.dtype)
+
+    def _checked_paths(
+        self, num_points: int, directions: Array, curvatures: Array | None
+    ) -> tuple[Array, Array | None]:
+        """View directions, of all points or of every point, and curvatures as arrays of the shapes that fit."""
+        every = (None, num_points, self.network.num_inputs)
+        lines = as_array(directions, "directions")
+        lines = self._checked(lines, "directions", every if lines.ndim == 3 else (None, self.network.num_inputs))
+        if curvatures is None:
+            return lines, None
+        return lines, self._checked(curvatures, "curvatures", (len(lines), *every[1:]))
 
     def _checked(self, data: Array, name: str, shape: tuple[int | None, ...]) -> Array:
         """View data as an array of this evaluator's dtype and the shape that is required (None first: any length)."""

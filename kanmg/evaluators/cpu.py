@@ -142,40 +142,45 @@ class CPUEvaluator(Evaluator):
             vector += (tall.T @ flat.ravel()).numpy()
         return matrix, vector
 
-    def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
+    def jet(self, theta: Array, x: Array, directions: Array, order: int, *, curvatures: Array | None = None) -> Jet:
         if order > MAX_ORDER:
-            return self._reference.jet(theta, x, directions, order)
+            return self._reference.jet(theta, x, directions, order, curvatures=curvatures)
         theta, x = self._coefficients(theta), self._points(x)
-        directions = self._directions(directions)
+        num_paths, fields = self._paths(x, directions, curvatures)
         value = np.empty((len(x), self._num_outputs), self.dtype)
-        derivatives = np.empty((order, len(directions), *value.shape), self.dtype)
+        derivatives = np.empty((order, num_paths, *value.shape), self.dtype)
         if derivatives.size == 0:
             return Jet(self.value(theta, x), tuple(derivatives))
-        fields = {kernels.VALUES: value, kernels.DIRECTIONS: directions}
+        fields[kernels.VALUES] = value
         fields |= dict(zip((kernels.FIRST, kernels.SECOND), derivatives, strict=False))
-        self._run_jets(theta, np.ascontiguousarray(x), fields, len(directions), order)
+        self._run_jets(theta, np.ascontiguousarray(x), fields, num_paths, order)
         return Jet(value, tuple(derivatives))
 
-    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_adjoint(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         if len(cotangents.derivatives) > MAX_ORDER:
-            return self._reference.jet_adjoint(theta, x, directions, cotangents)
+            return self._reference.jet_adjoint(theta, x, directions, cotangents, curvatures=curvatures)
         theta, x = self._coefficients(theta), self._points(x)
-        directions, fields = self._cotangents(x, directions, cotangents)
+        num_paths, fields = self._paths(x, directions, curvatures)
+        fields |= self._cotangents((num_paths, len(x), self._num_outputs), cotangents)
         if len(x) == 0:
             return np.zeros(self._num_coefficients, self.dtype)
         order = len(cotangents.derivatives)
-        points = np.ascontiguousarray(x)
-        return self._run_jets(theta, points, fields, len(directions), order, gradient=True)
+        return self._run_jets(theta, np.ascontiguousarray(x), fields, num_paths, order, gradient=True)
 
-    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_jacobian(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         if len(cotangents.derivatives) > MAX_ORDER:
-            return self._reference.jet_jacobian(theta, x, directions, cotangents)
+            return self._reference.jet_jacobian(theta, x, directions, cotangents, curvatures=curvatures)
         theta, x = self._coefficients(theta), self._points(x)
-        directions, fields = self._cotangents(x, directions, cotangents)
+        num_paths, fields = self._paths(x, directions, curvatures)
+        fields |= self._cotangents((num_paths, len(x), self._num_outputs), cotangents)
         result = np.zeros((len(x), self._plan.num_coefficients), self.dtype)
         if result.size:
             fields |= {kernels.GRADIENTS: result, kernels.JACOBIAN: result}
-            self._run_jets(theta, np.ascontiguousarray(x), fields, len(directions), len(cotangents.derivatives))
+            self._run_jets(theta, np.ascontiguousarray(x), fields, num_paths, len(cotangents.derivatives))
         return self._without_padding(result)
 
     def jvp(self, theta: Array, x: Array, direction: Array) -> Array:
@@ -244,20 +249,23 @@ class CPUEvaluator(Evaluator):
         """What computes derivatives of higher orders than the kernels do."""
         return ReferenceEvaluator(self.network, self.dtype)
 
-    def _directions(self, directions: Array) -> Array:
-        return np.ascontiguousarray(self._checked(directions, "directions", (None, self._num_inputs)))
+    def _paths(self, x: Array, directions: Array, curvatures: Array | None) -> tuple[int, dict[int, Array]]:
+        """Check directions and curvatures; returns the number of paths and the fields that describe them."""
+        directions, curvatures = self._checked_paths(len(x), directions, curvatures)
+        place = kernels.DIRECTIONS if directions.ndim == 2 else kernels.OWN_DIRECTIONS
+        fields = {place: np.ascontiguousarray(directions)}
+        if curvatures is not None:
+            fields[kernels.CURVATURES] = np.ascontiguousarray(curvatures)
+        return len(directions), fields
 
-    def _cotangents(self, x: Array, directions: Array, cotangents: Jet) -> tuple[Array, dict[int, Array]]:
-        """Check directions and cotangents; returns the former, and the fields of both."""
-        directions = self._directions(directions)
-        shape = (len(x), self._num_outputs)
-        value = self._checked(cotangents.value, "cotangents.value", shape)
-        fields = {kernels.DIRECTIONS: directions, kernels.COTANGENTS: np.ascontiguousarray(value)}
+    def _cotangents(self, shape: tuple[int, int, int], cotangents: Jet) -> dict[int, Array]:
+        """Check the cotangents of a jet whose derivatives have this shape; returns their fields."""
+        value = self._checked(cotangents.value, "cotangents.value", shape[1:])
+        fields = {kernels.COTANGENTS: np.ascontiguousarray(value)}
         places = (kernels.FIRST_COTANGENTS, kernels.SECOND_COTANGENTS)
         for place, derivative in zip(places, cotangents.derivatives, strict=False):
-            checked = self._checked(derivative, "cotangents.derivatives", (len(directions), *shape))
-            fields[place] = np.ascontiguousarray(checked)
-        return directions, fields
+            fields[place] = np.ascontiguousarray(self._checked(derivative, "cotangents.derivatives", shape))
+        return fields
 
     def _targets(self, x: Array, y: Array, weights: Array | None) -> list[Call] | Iterator[Call]:
         """Points of one chunk after the other, and the fields that say what to compare them with."""

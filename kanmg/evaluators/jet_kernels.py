@@ -17,6 +17,7 @@ from kanmg.evaluators.kernels import (
     CELL_BYTES,
     CELL_WORK,
     COTANGENTS,
+    CURVATURES,
     DIRECTIONS,
     FIRST,
     FIRST_COTANGENTS,
@@ -29,6 +30,7 @@ from kanmg.evaluators.kernels import (
     NUM_LAYERS,
     NUM_TASK_FIELDS,
     ORDER,
+    OWN_DIRECTIONS,
     PARTS,
     POINTS,
     SAMPLES,
@@ -41,6 +43,7 @@ from kanmg.evaluators.kernels import (
     VALUES,
     WORK,
     WORK_BYTES,
+    copy,
     entry_point,
     part,
     share,
@@ -51,6 +54,13 @@ from kanmg.evaluators.simd import pointer, read, write
 __all__ = ["MAX_ORDER", "make_jet_sweep"]
 
 MAX_ORDER = 2
+
+
+@part
+def clear(target, start, count):
+    """Set `count` numbers to zero."""
+    for i in range(count):
+        write(target, start + i, 0.0)
 
 
 @part
@@ -82,7 +92,8 @@ def make_jet_sweep(marker, dtype):
       (zeros where there are none) is added up there, in one row per part; if `JACOBIAN` is set, it is the array of
       shape (N, num_coefficients) for the gradients of every sample's own sum, which must hold zeros.
 
-    `DIRECTIONS`, shape (D, P), are those along which the points move.
+    The points move along `DIRECTIONS`, shape (D, P), the same for all points, or `OWN_DIRECTIONS`, shape (D, N, P);
+    `CURVATURES`, shape (D, N, P), are the second derivatives of their paths (zeros where there are none).
     """
     version = SOURCE_VERSION
 
@@ -99,7 +110,9 @@ def make_jet_sweep(marker, dtype):
         # The kernels address by element and never ask for a length.
         theta = carray(pointer(task[THETA]), num_coefficients, dtype)
         x = carray(pointer(task[POINTS]), num_coefficients, dtype)
-        lines = carray(pointer(task[DIRECTIONS]), num_coefficients, dtype)
+        are_own = task[OWN_DIRECTIONS] != 0
+        lines = carray(pointer(task[OWN_DIRECTIONS if are_own else DIRECTIONS]), num_coefficients, dtype)
+        curvatures = carray(pointer(task[CURVATURES]), num_coefficients, dtype)
         tables = carray(pointer(task[TABLES]), num_coefficients, dtype)
         work = carray(pointer(task[WORK] + slot * task[WORK_BYTES]), num_coefficients, dtype)
         cells = carray(pointer(task[CELL_WORK] + slot * task[CELL_BYTES]), num_coefficients, np.int64)
@@ -113,19 +126,20 @@ def make_jet_sweep(marker, dtype):
         status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
         stride = num_coefficients if task[JACOBIAN] else 0
         if task[GRADIENTS] != 0 and not task[JACOBIAN]:
-            for i in range(num_coefficients):
-                write(gradient, i, 0.0)
+            clear(gradient, 0, num_coefficients)
         begin, end = share(portion, task[PARTS], total_samples, block)
         for start in range(begin, end, block):
             samples = min(block, end - start)
             for n in range(samples):
                 z = layers[0, INPUT_SLOT] + n * numbers * num_inputs
-                for p in range(num_inputs):
-                    write(work, z + p, read(x, (start + n) * num_inputs + p))
-                    for d in range(directions):
-                        write(work, z + (1 + d) * num_inputs + p, read(lines, d * num_inputs + p))
-                        if order == 2:
-                            write(work, z + (1 + directions + d) * num_inputs + p, 0.0)
+                copy(x, (start + n) * num_inputs, work, z, num_inputs)
+                for d in range(directions):
+                    path = (start + n + d * total_samples) * num_inputs
+                    copy(lines, path if are_own else d * num_inputs, work, z + (1 + d) * num_inputs, num_inputs)
+                    if order == 2 and task[CURVATURES] != 0:
+                        copy(curvatures, path, work, z + (1 + directions + d) * num_inputs, num_inputs)
+                    elif order == 2:
+                        clear(work, z + (1 + directions + d) * num_inputs, num_inputs)
             for number in range(len(layers)):
                 layer = layers[number]
                 if layer[KIND] == AFFINE:

@@ -29,11 +29,12 @@ from kanmg.evaluators.simd import read, write
 # Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
 POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(8)
 DIRECTIONS, THETA_DIRECTION, FIRST, SECOND, FIRST_COTANGENTS, SECOND_COTANGENTS, GRADIENT_BYTES = range(8, 15)
-NUM_VARIABLE = 15
-THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(15, 22)
-SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(22, 29)
-NUM_DIRECTIONS, ORDER = 29, 30
-NUM_TASK_FIELDS = 31
+OWN_DIRECTIONS, CURVATURES = 15, 16
+NUM_VARIABLE = 17
+THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(17, 24)
+SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(24, 31)
+NUM_DIRECTIONS, ORDER = 31, 32
+NUM_TASK_FIELDS = 33
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
 # compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.

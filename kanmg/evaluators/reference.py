@@ -90,7 +90,12 @@ class ReferenceEvaluator(Evaluator):
         return self.forward_jet(theta, x, x.new_empty((0, x.shape[1])), 0)[0]
 
     def forward_jet(
-        self, theta: torch.Tensor, x: torch.Tensor, directions: torch.Tensor, order: int
+        self,
+        theta: torch.Tensor,
+        x: torch.Tensor,
+        directions: torch.Tensor,
+        order: int,
+        curvatures: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Evaluate values and directional derivatives on tensors, differentiable like `forward`.
 
@@ -98,8 +103,9 @@ class ReferenceEvaluator(Evaluator):
         ----------
         theta : Tensor, shape (num_coefficients,) or (N, num_coefficients)
         x : Tensor, shape (N, num_inputs)
-        directions : Tensor, shape (D, num_inputs)
+        directions : Tensor, shape (D, num_inputs) or (D, N, num_inputs)
         order : int
+        curvatures : Tensor, shape (D, N, num_inputs), optional
 
         Returns
         -------
@@ -108,13 +114,14 @@ class ReferenceEvaluator(Evaluator):
 
         Notes
         -----
-        Truncated Taylor series in the parameter of the lines x + t v go through the layers one after the other, which
-        is Faa di Bruno's formula without its combinatorics.
+        Truncated Taylor series in the parameter of the paths x + t v + t**2 c / 2 go through the layers one after the
+        other, which is Faa di Bruno's formula without its combinatorics.
         """
-        series = [x]
-        for j in range(1, order + 1):
-            shape = (len(directions), *x.shape)
-            series.append(directions[:, None, :].expand(shape) if j == 1 else x.new_zeros(shape))
+        shape = (len(directions), *x.shape)
+        slopes = directions if directions.ndim == 3 else directions[:, None, :].expand(shape)
+        zeros = x.new_zeros(shape)
+        series = [x, slopes, zeros if curvatures is None else 0.5 * curvatures][: order + 1]
+        series += [zeros] * (order + 1 - len(series))
         for layer, (start, stop) in zip(self._layers, pairwise(self.network.offsets), strict=True):
             series = layer.propagate(theta[..., start:stop], series)
         return [math.factorial(j) * coefficient for j, coefficient in enumerate(series)]
@@ -127,14 +134,14 @@ class ReferenceEvaluator(Evaluator):
                 result[rows] = self.forward(coefficients, points).cpu().numpy()
         return result
 
-    def jet(self, theta: Array, x: Array, directions: Array, order: int) -> Jet:
+    def jet(self, theta: Array, x: Array, directions: Array, order: int, *, curvatures: Array | None = None) -> Jet:
         coefficients, x = self._coefficients(theta), self._points(x)
-        lines = self._tensor(self._checked(directions, "directions", (None, self.network.num_inputs)))
+        lines, bends = self._paths(x, directions, curvatures)
         value = np.empty((len(x), self.network.num_outputs), self.dtype)
         derivatives = tuple(np.empty((len(lines), *value.shape), self.dtype) for _ in range(order))
         with torch.no_grad():
             for rows, points in self._chunks(x, copies=1 + len(lines)):
-                parts = self.forward_jet(coefficients, points, lines, order)
+                parts = self.forward_jet(coefficients, points, lines[:, rows], order, bends[:, rows])
                 value[rows] = parts[0].cpu().numpy()
                 for derivative, part in zip(derivatives, parts[1:], strict=True):
                     derivative[:, rows] = part.cpu().numpy()
@@ -151,22 +158,30 @@ class ReferenceEvaluator(Evaluator):
             x_gradient[rows] = parts[1].cpu().numpy()
         return gradient, x_gradient
 
-    def jet_adjoint(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_adjoint(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         coefficients, x = self._coefficients(theta).requires_grad_(), self._points(x)
-        lines, seeds = self._seeds(x, directions, cotangents)
+        lines, bends = self._paths(x, directions, curvatures)
+        seeds = self._seeds((len(lines), len(x), self.network.num_outputs), cotangents)
         gradient = self._zeros()
         for rows, points in self._chunks(x, copies=1 + len(lines)):
-            gradient += self._pull_back(coefficients, points, lines, [seed[..., rows, :] for seed in seeds])
+            paths = lines[:, rows], bends[:, rows]
+            gradient += self._pull_back(coefficients, points, paths, [seed[..., rows, :] for seed in seeds])
         return gradient
 
-    def jet_jacobian(self, theta: Array, x: Array, directions: Array, cotangents: Jet) -> Array:
+    def jet_jacobian(
+        self, theta: Array, x: Array, directions: Array, cotangents: Jet, *, curvatures: Array | None = None
+    ) -> Array:
         coefficients, x = self._coefficients(theta), self._points(x)
-        lines, seeds = self._seeds(x, directions, cotangents)
+        lines, bends = self._paths(x, directions, curvatures)
+        seeds = self._seeds((len(lines), len(x), self.network.num_outputs), cotangents)
         result = np.empty((len(x), len(coefficients)), self.dtype)
         for rows, points in self._chunks(x, copies=1 + len(lines)):
             # Each sample gets coefficients of its own, as in `jacobian`.
             own = coefficients.expand(len(points), -1).clone().requires_grad_()
-            result[rows] = self._pull_back(own, points, lines, [seed[..., rows, :] for seed in seeds])
+            paths = lines[:, rows], bends[:, rows]
+            result[rows] = self._pull_back(own, points, paths, [seed[..., rows, :] for seed in seeds])
         return result
 
     def squared_error(self, theta: Array, x: Array, y: Array, weights: Array | None = None) -> tuple[float, Array]:
@@ -230,20 +245,29 @@ class ReferenceEvaluator(Evaluator):
     def value_cost_per_sample(self) -> float:
         return value_cost(self.network)
 
-    def _seeds(self, x: Array, directions: Array, cotangents: Jet) -> tuple[torch.Tensor, list[Array]]:
-        """Check the arguments of the adjoints of a jet: directions, and the cotangents by order."""
-        lines = self._checked(directions, "directions", (None, self.network.num_inputs))
-        shape = (len(x), self.network.num_outputs)
-        seeds = [self._checked(cotangents.value, "cotangents.value", shape)]
+    def _paths(self, x: Array, directions: Array, curvatures: Array | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Check directions and curvatures; returns both for every point, as views where they are the same."""
+        lines, bends = self._checked_paths(len(x), directions, curvatures)
+        shape = (len(lines), *x.shape)
+        slopes = self._tensor(lines if lines.ndim == 3 else lines[:, None, :]).expand(shape)
+        return slopes, self._tensor(np.zeros(1, self.dtype) if bends is None else bends).expand(shape)
+
+    def _seeds(self, shape: tuple[int, int, int], cotangents: Jet) -> list[Array]:
+        """Check the cotangents of a jet whose derivatives have this shape; returns them by order."""
+        seeds = [self._checked(cotangents.value, "cotangents.value", shape[1:])]
         for j, derivative in enumerate(cotangents.derivatives):
-            seeds.append(self._checked(derivative, f"cotangents.derivatives[{j}]", (len(lines), *shape)))
-        return self._tensor(lines), seeds
+            seeds.append(self._checked(derivative, f"cotangents.derivatives[{j}]", shape))
+        return seeds
 
     def _pull_back(
-        self, coefficients: torch.Tensor, points: torch.Tensor, lines: torch.Tensor, seeds: list[Array]
+        self,
+        coefficients: torch.Tensor,
+        points: torch.Tensor,
+        paths: tuple[torch.Tensor, torch.Tensor],
+        seeds: list[Array],
     ) -> Array:
         """Differentiate a jet's sum with its cotangents with respect to coefficients, shared or of each sample."""
-        parts = self.forward_jet(coefficients, points, lines, len(seeds) - 1)
+        parts = self.forward_jet(coefficients, points, paths[0], len(seeds) - 1, paths[1])
         # Derivatives above the degree of a single layer are constants.
         pairs = [(part, self._tensor(seed)) for part, seed in zip(parts, seeds, strict=True) if part.requires_grad]
         outputs, weights = zip(*pairs, strict=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
+    from kanmg.problems.ansatz import Ansatz
     from kanmg.problems.standardisation import Standardisation
 
 __all__ = ["Problem"]
@@ -94,6 +95,11 @@ class Problem(ABC):
         unknowns : ndarray, shape (num_parameters,)
         """
         return {}
+
+    @property
+    def ansatz(self) -> Ansatz | None:
+        """How fields are made of the network, if they are not its outputs at the points themselves."""
+        return None
 
     @property
     def coordinates(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
-from kanmg.jets import plan_derivatives
+from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.recording import Recording, record
 from kanmg.problems.scalars import looking_up
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from kanmg.evaluators.base import Array, Evaluator, Jet
-    from kanmg.jets import Request
+    from kanmg.jets import DerivativePlan, Request
+    from kanmg.problems.fields import Side, Wanted
+    from kanmg.problems.paths import Paths
     from kanmg.problems.scalars import Scalar, Setting
     from kanmg.problems.terms import Term
 
@@ -37,19 +39,20 @@ class _Sweep(NamedTuple):
 
     Attributes
     ----------
-    points : ndarray, shape (n, d)
     residuals : Tensor, shape (n, R)
         Weighted: the loss is the sum of their squares.
     leaves : list of dict
         For each request of the plan, the tensors that the fields gave out, by the number of the field.
+    paths : Paths
+        Through these points.
     jet : Jet
     unknowns : list of Tensor
         What stands for the problem's parameters, 0-d each.
     """
 
-    points: Array
     residuals: torch.Tensor
     leaves: list[dict[int, torch.Tensor]]
+    paths: Paths
     jet: Jet
     unknowns: list[torch.Tensor]
 
@@ -80,16 +83,17 @@ class BoundTerm:
         self.term = term
         self._setting = setting
         self._recording = record(term, setting) if recording is None else recording
-        requests = sorted({request for own in self._recording.requests for request in own}, key=_by_order)
-        self.plan = plan_derivatives(requests, len(setting.coordinates))
+        self._wanted = sorted({wanted for own in self._recording.requests for wanted in own}, key=_by_side)
+        self.plan, sides = _plan(self._wanted, len(setting.coordinates))
         self.num_residuals = len(term) * self._recording.num_components
-        self._directions = self.plan.directions.astype(term.points.dtype)
+        normals = np.ones_like(term.points) if term.normals is None else term.normals
+        self.paths = setting.ansatz.paths(term.points, self.plan.directions, self.plan.order, sides, normals)
         self._jet_size = len(setting.fields) * self.cost_factor
         self._roots = self._weight_roots()
 
     @property
-    def requests(self) -> tuple[tuple[Request, ...], ...]:
-        """For each field, the coordinates of what the residual asks for."""
+    def requests(self) -> tuple[tuple[Wanted, ...], ...]:
+        """For each field, the coordinates and sides of what the residual asks for."""
         return self._recording.requests
 
     @property
@@ -111,13 +115,14 @@ class BoundTerm:
                 f"term {self.term.name!r}: the `point_weights` of all {len(rows)} points that were chosen are 0. Leave "
                 "out points of weight 0, or ask for a larger `fraction`."
             )
-        term = dataclasses.replace(self.term, points=self.term.points[rows], point_weights=chosen)
+        normals = None if self.term.normals is None else self.term.normals[rows]
+        term = dataclasses.replace(self.term, points=self.term.points[rows], point_weights=chosen, normals=normals)
         return BoundTerm(term, self._setting, self._recording)
 
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Let the evaluator refuse the order of the derivatives; evaluates nothing."""
         theta = np.zeros(evaluator.network.num_coefficients, evaluator.dtype)
-        evaluator.jet(theta, self.term.points[:0], self._directions, self.plan.order)
+        self.paths.rows(slice(0)).jet(evaluator, theta, self.plan.order)
 
     # ------------------------------------------------------------------------------------------------ sums over points
 
@@ -178,7 +183,8 @@ class BoundTerm:
         """Evaluate the weighted residuals of a chunk."""
         points = self.term.points[rows]
         size = evaluator.network.num_coefficients
-        jet = evaluator.jet(theta[:size], points, self._directions, self.plan.order)
+        paths = self.paths.rows(rows)
+        jet = paths.jet(evaluator, theta[:size], self.plan.order)
         leaves = self._leaves(jet)
         unknowns = [torch.tensor(unknown).requires_grad_() for unknown in theta[size:]]
         x = torch.from_numpy(points)
@@ -188,7 +194,7 @@ class BoundTerm:
         with looking_up(lambda scalar: self._known(values, scalar)):
             output = self.term.residual(x, *arguments)
         residuals = output.reshape(len(points), -1) * torch.from_numpy(self._roots[rows])
-        return _Sweep(points, residuals, leaves, jet, unknowns)
+        return _Sweep(residuals, leaves, paths, jet, unknowns)
 
     def _known(self, values: Mapping[str, torch.Tensor], scalar: Scalar) -> torch.Tensor:
         """Return the value of a scalar."""
@@ -199,18 +205,18 @@ class BoundTerm:
     def _leaves(self, jet: Jet) -> list[dict[int, torch.Tensor]]:
         """Make tensors of what the fields are asked for, by which torch differentiates if it records."""
         leaves: list[dict[int, torch.Tensor]] = []
-        for request, values in zip(self.plan.requests, self.plan.combine(jet), strict=True):
-            users = [q for q, own in enumerate(self.requests) if request in own]
+        for wanted, values in zip(self._wanted, self.plan.combine(jet), strict=True):
+            users = [q for q, own in enumerate(self.requests) if wanted in own]
             leaves.append({q: torch.from_numpy(values[:, q].copy()).requires_grad_() for q in users})
         return leaves
 
-    def _look_up(self, leaves: list[dict[int, torch.Tensor]], field: int) -> Callable[[Request], torch.Tensor]:
-        table = {request: own[field] for request, own in zip(self.plan.requests, leaves, strict=True) if field in own}
+    def _look_up(self, leaves: list[dict[int, torch.Tensor]], field: int) -> Callable[[Request, Side], torch.Tensor]:
+        table = {wanted: own[field] for wanted, own in zip(self._wanted, leaves, strict=True) if field in own}
 
-        def look_up(request: Request) -> torch.Tensor:
-            if request not in table:
+        def look_up(request: Request, side: Side) -> torch.Tensor:
+            if (request, side) not in table:
                 raise self._asked_late(f"`{self._setting.fields[field]}` for something")
-            return table[request]
+            return table[request, side]
 
         return look_up
 
@@ -223,7 +229,7 @@ class BoundTerm:
 
     def _pull_back(
         self,
-        adjoint: Callable[[Array, Array, Array, Jet], Array],
+        adjoint: Callable[..., Array],
         theta: Array,
         sweep: _Sweep,
         outputs: torch.Tensor,
@@ -242,7 +248,9 @@ class BoundTerm:
                 cotangent[:, q] = next(remaining).numpy()
             cotangents.append(cotangent)
         size = len(theta) - len(sweep.unknowns)
-        result = adjoint(theta[:size], sweep.points, self._directions, self.plan.spread(cotangents, sweep.jet))
+        paths = sweep.paths
+        spread = paths.network_cotangents(self.plan.spread(cotangents, sweep.jet))
+        result = adjoint(theta[:size], paths.inputs, paths.directions, spread, **paths.options)
         if not sweep.unknowns:
             return result
         is_jacobian = result.ndim == 2
@@ -274,5 +282,14 @@ def _columns(outputs: torch.Tensor, unknowns: Sequence[torch.Tensor]) -> torch.T
     return torch.stack(columns, dim=1)
 
 
-def _by_order(request: Sequence[int]) -> tuple[int, Sequence[int]]:
-    return len(request), request
+def _by_side(wanted: Wanted) -> tuple[str, int, Request]:
+    request, side = wanted
+    return side, len(request), request
+
+
+def _plan(wanted: Sequence[Wanted], num_inputs: int) -> tuple[DerivativePlan, tuple[Side, ...]]:
+    """Choose directions for each side, and tell which side each of them belongs to."""
+    sides = list(dict.fromkeys(side for _, side in wanted)) or [""]
+    plans = [plan_derivatives([request for request, own in wanted if own == side], num_inputs) for side in sides]
+    of_directions = (side for side, plan in zip(sides, plans, strict=True) for _ in plan.directions)
+    return join_plans(plans), tuple(of_directions)

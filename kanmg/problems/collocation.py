@@ -10,21 +10,23 @@ import numpy as np
 import torch
 
 from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
-from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
-from kanmg.network import Spline
+from kanmg.errors import KanmgValueError
+from kanmg.problems.ansatz import Transform, make_ansatz
 from kanmg.problems.base import Problem
 from kanmg.problems.batches import Stream, generator, permutation
 from kanmg.problems.bound_term import BoundTerm
+from kanmg.problems.checks import check_degree, check_inputs, check_outputs, checked_names, checked_terms
 from kanmg.problems.recording import record, sample_residual
 from kanmg.problems.scalars import Constant, Parameter, Setting, collect
-from kanmg.problems.terms import Term, naming
+from kanmg.problems.terms import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
-    from kanmg.network import Network
+    from kanmg.problems.ansatz import Ansatz
+    from kanmg.problems.terms import Term
 
 __all__ = ["Collocation"]
 
@@ -47,10 +49,16 @@ class Collocation(Problem):
     Parameters
     ----------
     coordinates : sequence of str
-        Names of the network's inputs.
+        Names of the columns of the points; without `inputs` they are the network's inputs.
     fields : sequence of str
         Names of the network's outputs.
     terms : sequence of Term
+    inputs : callable, optional
+        `inputs(x)`: the coordinates, a float64 tensor of shape (N, d), to the network's inputs, shape (N, P), by torch
+        expressions: kinks of the fields (`torch.stack([x[:, 0], x[:, 0].abs()], dim=1)`), or periods (sine and cosine).
+        Residuals see coordinates, and derivatives by them, all the same.
+    transform : dict of str to Transform, optional
+        By the names of fields, for those that are not the network's output itself but `offset(x) + factor(x) * output`.
     seed : int, default 0
         Of the points of coarse levels.
 
@@ -74,7 +82,8 @@ class Collocation(Problem):
     KanmgError
         If names or terms are missing, twice there, or contradict each other; if a residual does not return a finite
         tensor of shape (N,) or (N, R) in the dtype of the points, is no pointwise expression, or does not depend on
-        the fields; if it differentiates by what is no coordinate.
+        the fields or on parameters; if it differentiates by what is no coordinate; if `inputs` or a transform does not
+        return a finite tensor of the right shape with finite derivatives.
 
     Notes
     -----
@@ -115,21 +124,34 @@ class Collocation(Problem):
     """
 
     def __init__(
-        self, *, coordinates: Sequence[str], fields: Sequence[str], terms: Sequence[Term], seed: int = 0
+        self,
+        *,
+        coordinates: Sequence[str],
+        fields: Sequence[str],
+        terms: Sequence[Term],
+        inputs: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        transform: Mapping[str, Transform] | None = None,
+        seed: int = 0,
     ) -> None:
-        setting = Setting(_checked_names("coordinates", coordinates), _checked_names("fields", fields))
+        names = checked_names("coordinates", coordinates), checked_names("fields", fields)
+        ansatz = make_ansatz(*names, inputs, transform)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise KanmgValueError(f"`seed={seed!r}`. Pass an integer, at least 0.")
         self._seed = int(seed)
-        checked = _checked_terms(terms, setting.coordinates)
+        checked = checked_terms(terms, ansatz.coordinates)
+        ansatz.check(checked[0].points)
+        setting = Setting(ansatz.scaled([term.points for term in checked]))
         recordings = []
         for term in checked:
             with naming(term.name):
                 recordings.append(record(term, setting))
         scalars = collect(scalar for recording in recordings for scalar in recording.scalars)
         self._setting = setting.with_scalars(scalars)
-        pairs = zip(checked, recordings, strict=True)
-        self._bound = tuple(BoundTerm(term, self._setting, recording) for term, recording in pairs)
+        bound = []
+        for term, recording in zip(checked, recordings, strict=True):
+            with naming(term.name):
+                bound.append(BoundTerm(term, self._setting, recording))
+        self._bound = tuple(bound)
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(self.coordinates), ", ".join(self.fields)
@@ -144,6 +166,11 @@ class Collocation(Problem):
     def fields(self) -> tuple[str, ...]:
         """Names of the network's outputs."""
         return self._setting.fields
+
+    @property
+    def ansatz(self) -> Ansatz | None:
+        ansatz = self._setting.ansatz
+        return None if ansatz.is_plain else ansatz
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -302,16 +329,15 @@ class Collocation(Problem):
 
     def training_inputs(self) -> Array:
         """Points on which an initialisation looks at hidden values: all, or 4096 drawn at random."""
+        every = [bound.paths.inputs for bound in self._bound]
         if self.num_samples <= _MAX_TRAINING_INPUTS:
-            return np.concatenate([term.points for term in self.terms])
+            return np.concatenate(every)
         random = generator(self._seed, Stream.INPUTS)
         drawn = np.sort(random.choice(self.num_samples, _MAX_TRAINING_INPUTS, replace=False))
         ends = np.cumsum([len(term) for term in self.terms])
         parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
         starts = (0, *ends[:-1])
-        return np.concatenate(
-            [term.points[part - start] for term, part, start in zip(self.terms, parts, starts, strict=True)]
-        )
+        return np.concatenate([own[part - start] for own, part, start in zip(every, parts, starts, strict=True)])
 
     def subset(self, fraction: float) -> Collocation:
         """Return the problem on a random part of every term's points: for one fraction always the same part.
@@ -357,80 +383,37 @@ class Collocation(Problem):
             digest.update(f"{term.name} {term.weight!r} {bound.requests}".encode())
             for array in (term.points, term.point_weights):
                 _update_digest(digest, array)
+            if term.normals is not None:
+                _update_digest(digest, term.normals)
+            if self.ansatz is not None:
+                # A function cannot be hashed, nor can its values to the last bit.
+                digest.update(_digits(*bound.paths.sample(_SAMPLED_POINTS)))
             values = sample_residual(term, self._setting, _SAMPLED_POINTS)
-            digest.update(" ".join(f"{value:.5e}" for value in values.ravel().tolist()).encode())
+            digest.update(_digits(values))
         return digest.hexdigest()
 
     def check_level(self, level: Level) -> None:
         network = level.network
-        _check_outputs(self.fields, network)
+        check_outputs(self.fields, network)
         for bound in self._bound:
             with naming(bound.term.name):
-                points = bound.term.points
-                check_columns(points, network.widths, "points")
+                points, inputs = bound.term.points, bound.paths.inputs
+                has_map = self._setting.ansatz.inputs is not None
+                if has_map:
+                    check_inputs(inputs.shape[1], network)
+                else:
+                    check_columns(points, network.widths, "points")
                 check_dtype(points, level.evaluator.dtype, "points")
                 if network.domain is not None:
-                    check_domain(points, network.domain, "points", inputs=self.coordinates)
-                _check_degree(bound.plan.requests, self.coordinates, network)
+                    names = (None, "inputs(points)") if has_map else (self.coordinates, "points")
+                    check_domain(inputs, network.domain, names[1], inputs=names[0])
+                check_degree(bound.plan.requests, self.coordinates, network)
                 bound.check_evaluator(level.evaluator)
 
 
-def _checked_names(what: str, names: Any) -> tuple[str, ...]:
-    """Return names as a tuple of distinct strings."""
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-        raise KanmgTypeError(f'`{what}={names!r}`. Pass a tuple of names, such as `{what}=("x", "t")`.')
-    checked = tuple(names)
-    if not checked or len(set(checked)) < len(checked):
-        raise KanmgValueError(f"`{what}={checked!r}`. Pass at least one name, and each once.")
-    return checked
-
-
-def _checked_terms(terms: Iterable[Term], coordinates: Sequence[str]) -> tuple[Term, ...]:
-    """Return terms that fit each other and the coordinates."""
-    if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
-        raise KanmgTypeError("`terms` holds something that is no term. Pass a list of `kanmg.Term`s.")
-    checked = tuple(terms)
-    names = [term.name for term in checked]
-    if not checked or len(set(names)) < len(names):
-        raise KanmgValueError(f"`terms` has the names {names}. Pass at least one term, and give each its own name.")
-    if not any(term.weight for term in checked):
-        raise KanmgValueError("the `weight` of every term is 0. At least one must be positive.")
-    for term in checked:
-        columns = term.points.shape[1]
-        if columns != len(coordinates):
-            raise ShapeError(
-                f"term {term.name!r}: `points` has shape {term.points.shape} but there are {len(coordinates)} "
-                f"coordinates, {tuple(coordinates)}. Pass points of shape (N, {len(coordinates)})."
-            )
-        if term.points.dtype != checked[0].points.dtype:
-            raise DtypeError(
-                f"the points of term {term.name!r} are {term.points.dtype} but those of term {checked[0].name!r} are "
-                f"{checked[0].points.dtype}. Convert one of them by `.astype(...)`."
-            )
-    return checked
-
-
-def _check_outputs(fields: Sequence[str], network: Network) -> None:
-    """Refuse a network without one output for each field."""
-    if network.num_outputs != len(fields):
-        raise ShapeError(
-            f"`fields` names {tuple(fields)}, but `hierarchy` was built with {network.num_outputs} "
-            f"output{'' if network.num_outputs == 1 else 's'} (`widths={network.widths}`). Every field is one output: "
-            f"build it with `widths=({', '.join(map(str, network.widths[:-1]))}, {len(fields)})`."
-        )
-
-
-def _check_degree(requests: Sequence[Sequence[int]], coordinates: Sequence[str], network: Network) -> None:
-    """Refuse derivatives of an order that the splines do not have."""
-    degrees = [layer.degree for layer in network.layers if isinstance(layer, Spline)]
-    highest = max(requests, key=len, default=())
-    if degrees and len(highest) > min(degrees):
-        names = ", ".join(f'"{coordinates[i]}"' for i in highest)
-        raise KanmgValueError(
-            f"the residual asks for the derivative ({names}) of order {len(highest)}, but splines of degree "
-            f"{min(degrees)} have derivatives up to that order only. Build the hierarchy with `degree={len(highest)}` "
-            f"or more; {len(highest) + 2} is a good choice."
-        )
+def _digits(*arrays: Array) -> bytes:
+    """Write numbers with six digits."""
+    return " ".join(f"{value:.5e}" for array in arrays for value in array.ravel().tolist()).encode()
 
 
 def _update_digest(digest: hashlib._Hash, array: Array | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from kanmg.jets import Request
     from kanmg.problems.scalars import Scalar
 
-__all__ = ["Field", "Recorder", "ScalarRecorder"]
+__all__ = ["Field", "Recorder", "ScalarRecorder", "Side", "Wanted"]
+
+Side: TypeAlias = Literal["", "+", "-"]
+
+Wanted: TypeAlias = tuple["Request", Side]
+"""The coordinates of a derivative, and on which side of the points it is taken: "" where there are no sides."""
 
 
 class Field:
@@ -31,16 +36,17 @@ class Field:
     coordinates : sequence of str
         Names of the coordinates.
     look_up : callable
-        A derivative's coordinates, sorted, to a tensor of shape (N,): () the value, (0, 1) the mixed derivative.
+        A derivative's coordinates, sorted, and its side to a tensor of shape (N,): () the value, (0, 1) the mixed one.
 
     Examples
     --------
-    >>> u = Field("u", ("x", "t"), {(): torch.tensor([1.0]), (0, 1): torch.tensor([2.0])}.__getitem__)
+    >>> known = {(): torch.tensor([1.0]), (0, 1): torch.tensor([2.0])}
+    >>> u = Field("u", ("x", "t"), lambda coordinates, side: known[coordinates])
     >>> u.value, u.d("t", "x")
     (tensor([1.]), tensor([2.]))
     """
 
-    def __init__(self, name: str, coordinates: Sequence[str], look_up: Callable[[Request], torch.Tensor]) -> None:
+    def __init__(self, name: str, coordinates: Sequence[str], look_up: Callable[[Request, Side], torch.Tensor]) -> None:
         self.name = name
         self._coordinates = tuple(coordinates)
         self._look_up = look_up
@@ -48,15 +54,18 @@ class Field:
     @property
     def value(self) -> torch.Tensor:
         """The field itself: shape (N,)."""
-        return self._look_up(())
+        return self._look_up((), "")
 
-    def d(self, *coordinates: str) -> torch.Tensor:
+    def d(self, *coordinates: str, side: str | None = None) -> torch.Tensor:
         """Differentiate by one coordinate after the other.
 
         Parameters
         ----------
         *coordinates : str
             Names of coordinates, in any order: `u.d("x", "x")` is the second derivative by x.
+        side : {"+", "-"}, optional
+            For points on a kink of the problem's `inputs` or `transform`, an interface: the derivative on the side to
+            which the term's `normals` point, or on the other one. With one coordinate, "+" is where it is larger.
 
         Returns
         -------
@@ -65,9 +74,14 @@ class Field:
         Raises
         ------
         KanmgValueError
-            If there is no coordinate of that name.
+            If there is no coordinate of that name, or no such side.
         """
-        return self._look_up(tuple(sorted(self._number(coordinate) for coordinate in coordinates)))
+        request = tuple(sorted(self._number(coordinate) for coordinate in coordinates))
+        if side is None or not request:
+            return self._look_up(request, "")
+        if side not in ("+", "-"):
+            raise KanmgValueError(f'`{self.name}.d` got `side={side!r}`. Pass "+" or "-", or leave it out.')
+        return self._look_up(request, "+" if side == "+" else "-")
 
     def _number(self, coordinate: str) -> int:
         if not isinstance(coordinate, str):
@@ -106,17 +120,19 @@ class Recorder:
     """
 
     def __init__(self, field: int, points: Array, interval: tuple[float, float]) -> None:
-        self.leaves: dict[Request, torch.Tensor] = {}
+        self.leaves: dict[Wanted, torch.Tensor] = {}
         self._field = field
         self._points = points
         self._interval = interval
 
-    def __call__(self, request: Request) -> torch.Tensor:
-        if request not in self.leaves:
-            random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._field, *request))))
-            numbers = random.uniform(*self._interval, len(self._points)).astype(self._points.dtype)
-            self.leaves[request] = torch.from_numpy(numbers).requires_grad_()
-        return self.leaves[request]
+    def __call__(self, request: Request, side: Side) -> torch.Tensor:
+        wanted = request, side
+        if wanted not in self.leaves:
+            key = (ord(side),) if side else ()
+            sequence = np.random.SeedSequence((self._field, *request), spawn_key=key)
+            numbers = np.random.Generator(np.random.Philox(sequence)).uniform(*self._interval, len(self._points))
+            self.leaves[wanted] = torch.from_numpy(numbers.astype(self._points.dtype)).requires_grad_()
+        return self.leaves[wanted]
 
 
 class ScalarRecorder:

@@ -10,14 +10,13 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
-from kanmg.problems.fields import Field, Recorder, ScalarRecorder
+from kanmg.problems.fields import Field, Recorder, ScalarRecorder, Wanted
 from kanmg.problems.scalars import looking_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kanmg.evaluators.base import Array
-    from kanmg.jets import Request
     from kanmg.problems.scalars import Scalar, Setting
     from kanmg.problems.terms import Term
 
@@ -34,14 +33,14 @@ class Recording(NamedTuple):
     Attributes
     ----------
     requests : tuple of tuple
-        For each field, the coordinates of what it is asked for.
+        For each field, the coordinates and sides of what it is asked for.
     num_components : int
         How many residuals there are at every point.
     scalars : tuple of Scalar
         The parameters and constants that it uses.
     """
 
-    requests: tuple[tuple[Request, ...], ...]
+    requests: tuple[tuple[Wanted, ...], ...]
     num_components: int
     scalars: tuple[Scalar, ...]
 
@@ -89,6 +88,7 @@ def record(term: Term, setting: Setting) -> Recording:
     _check_finite(term, setting)
     _check_parameters(term, few, setting)
     requests = tuple(tuple(sorted(recorder.leaves, key=_by_order)) for recorder in call.recorders)
+    _check_sides(term, requests, setting)
     num_components = 1 if call.output.ndim == 1 else call.output.shape[1]
     return Recording(requests, num_components, tuple(call.scalars.asked))
 
@@ -112,8 +112,24 @@ def sample_residual(term: Term, setting: Setting, num_points: int) -> Array:
     return output
 
 
-def _by_order(request: Request) -> tuple[int, Request]:
-    return len(request), request
+def _by_order(wanted: Wanted) -> tuple[int, Wanted]:
+    return len(wanted[0]), wanted
+
+
+def _check_sides(term: Term, requests: Sequence[Sequence[Wanted]], setting: Setting) -> None:
+    """Refuse derivatives on one side where there are no sides, or nobody has said where they are."""
+    if not any(side for own in requests for _, side in own):
+        return
+    if setting.ansatz.is_plain:
+        raise KanmgValueError(
+            "the residual asks for a derivative on one side of the points, but without `inputs` and `transform` fields "
+            "have no kinks. Leave out `side`, or pass `inputs=` with a kink where the interface is, such as x.abs()."
+        )
+    if term.normals is None and len(setting.coordinates) > 1:
+        raise KanmgValueError(
+            'the residual asks for a derivative on one side of the points, but not where side "+" is. Pass `normals` '
+            f"to the term, one vector for each point, shape {term.points.shape}."
+        )
 
 
 def _call(

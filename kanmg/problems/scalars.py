@@ -16,6 +16,8 @@ from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from kanmg.problems.ansatz import Ansatz
+
 __all__ = ["Constant", "Parameter", "Scalar", "Setting", "collect", "looking_up"]
 
 # What scalars are while a residual is evaluated. A context variable, so that problems in several threads do not meet.
@@ -248,16 +250,26 @@ class Setting(NamedTuple):
 
     Attributes
     ----------
-    coordinates, fields : tuple of str
+    ansatz : Ansatz
+        With the names of the coordinates and fields.
     parameters : tuple of Parameter
         In the order of the unknowns behind the coefficients.
     constants : tuple of Constant
     """
 
-    coordinates: tuple[str, ...]
-    fields: tuple[str, ...]
+    ansatz: Ansatz
     parameters: tuple[Parameter, ...] = ()
     constants: tuple[Constant, ...] = ()
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the coordinates."""
+        return self.ansatz.coordinates
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return self.ansatz.fields
 
     @property
     def scalars(self) -> dict[str, Scalar]:

@@ -38,11 +38,14 @@ class Term:
         Factor of this term in the loss, not negative.
     point_weights : ndarray or Tensor, shape (N,), optional
         Weights of the points in the mean over them, such as those of a quadrature; not negative, not all zero.
+    normals : ndarray or Tensor, shape (N, d), optional
+        For points on an interface: from its side "-" to its side "+", of any length. Needed for `u.d("x", side="+")` if
+        there are several coordinates.
 
     Raises
     ------
     ShapeError
-        If there are no points, or they are no matrix, or there is not one weight for each.
+        If there are no points, or they are no matrix, or there is not one weight or normal for each.
     NonFiniteError
         If there are NaN or infinite values in them.
     DtypeError
@@ -63,6 +66,7 @@ class Term:
     points: Array = field(repr=False)
     weight: float = 1.0
     point_weights: Array | None = field(default=None, repr=False)
+    normals: Array | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -78,6 +82,8 @@ class Term:
             object.__setattr__(self, "weight", _checked_weight(self.weight))
             if self.point_weights is not None:
                 object.__setattr__(self, "point_weights", _checked_point_weights(self.point_weights, points))
+            if self.normals is not None:
+                object.__setattr__(self, "normals", _checked_normals(self.normals, points))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -94,6 +100,22 @@ def naming(term: str) -> Iterator[None]:
         yield
     except KanmgError as error:
         raise type(error)(f"term {term!r}: {error}") from error.__cause__
+
+
+def _checked_normals(normals: Any, points: Array) -> Array:
+    """Return unit vectors in float64."""
+    array = as_columns(normals, "normals")
+    if array.shape != points.shape:
+        raise ShapeError(
+            f"`normals` has shape {array.shape} but `points` {points.shape}. Pass one vector for each point, shape "
+            f"{points.shape}."
+        )
+    lengths = np.linalg.norm(array.astype(np.float64), axis=1, keepdims=True)
+    if not lengths.all():
+        raise KanmgValueError(
+            f"`normals` has {np.count_nonzero(lengths == 0.0)} rows of zeros. Pass vectors of any length."
+        )
+    return np.asarray(array / lengths)
 
 
 def _shareable(array: Array) -> Array:

@@ -143,6 +143,7 @@ class Case:
     directions: Any
     cotangents: Jet
     order: int = 2
+    curvatures: Any = None
 
     @classmethod
     def drawn(cls, network: Network, dtype: str, num_samples: int = 60, reach: float = 0.02) -> Case:
@@ -162,9 +163,16 @@ class Case:
         cotangents = Jet(seeds[0, 0], (seeds[1], seeds[2]))
         return cls(network, theta, x, y, weights, tangent, directions, cotangents)
 
+    def curved(self) -> Case:
+        """Give every point directions of its own, and curvatures."""
+        shape = len(self.directions), *self.x.shape
+        directions, curvatures = np.random.default_rng(5).standard_normal((2, *shape)).astype(self.x.dtype)
+        return replace(self, directions=directions, curvatures=curvatures)
+
     def call(self, evaluator: Evaluator, method: str) -> Any:
         """Call a method of an evaluator."""
-        return getattr(evaluator, method)(*(getattr(self, name) for name in METHODS[method]))
+        keywords = {"curvatures": self.curvatures} if method.startswith("jet") else {}
+        return getattr(evaluator, method)(*(getattr(self, name) for name in METHODS[method]), **keywords)
 
     def results(self, evaluator: Evaluator) -> list[Any]:
         """Call all methods and list all numbers and arrays that they return."""
@@ -175,7 +183,9 @@ class Case:
         names = ("theta", "x", "y", "weights", "tangent", "directions")
         value, derivatives = self.cotangents
         cotangents = Jet(_arranged(value, layout), tuple(_arranged(entry, layout) for entry in derivatives))
-        return replace(self, **{name: _arranged(getattr(self, name), layout) for name in names}, cotangents=cotangents)
+        arrays = {name: _arranged(getattr(self, name), layout) for name in names}
+        curvatures = None if self.curvatures is None else _arranged(self.curvatures, layout)
+        return replace(self, **arrays, cotangents=cotangents, curvatures=curvatures)
 
     def squared_error(self, weights: Array | None) -> tuple[float, Array]:
         """Compute the weighted sum of squared errors and its gradient by the oracle."""

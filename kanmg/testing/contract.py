@@ -144,6 +144,41 @@ class EvaluatorContract:
             actual = evaluator.jet_adjoint(case.theta, case.x, case.directions, jet)
             self._check(actual, rows.sum(axis=0), dtype, kind)
 
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_jets_along_curved_paths(self, name: str, dtype: str) -> None:
+        """Every point may move in its own directions, along curves; the first order does not see the curvatures."""
+        case = Case.drawn(NETWORKS[name], dtype).curved()
+        evaluator = self._make(case.network, dtype)
+        expected = oracle_jet(case.network, case.theta, case.x, case.directions, case.curvatures)
+        for order in (1, 2):
+            jet = evaluator.jet(case.theta, case.x, case.directions, order, curvatures=case.curvatures)
+            self._check(jet.value, expected.value, dtype, "value")
+            assert len(jet.derivatives) == order
+            for actual, wanted, kind in zip(jet.derivatives, expected[1:], ("first", "second"), strict=False):
+                self._check(actual, wanted, dtype, kind)
+        straight = evaluator.jet(case.theta, case.x, case.directions, 2).derivatives[1]
+        self._check(straight, oracle_jet(case.network, case.theta, case.x, case.directions).second, dtype, "second")
+
+    @pytest.mark.parametrize("name", _DENSE)
+    def test_adjoints_of_jets_along_curved_paths(self, name: str, dtype: str) -> None:
+        """Gradients of sums over such jets are those of the oracle, in sum and for every sample."""
+        case = Case.drawn(NETWORKS[name], dtype, num_samples=20).curved()
+        evaluator = self._make(case.network, dtype)
+        parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions, case.curvatures)
+        seeds = (case.cotangents.value, *case.cotangents.derivatives)
+        rows = np.asarray(sum(_weighted_rows(*pair) for pair in zip(parts, seeds, strict=True)))
+        self._check(case.call(evaluator, "jet_jacobian"), rows, dtype, "second")
+        self._check(case.call(evaluator, "jet_adjoint"), rows.sum(axis=0), dtype, "second")
+
+    def test_straight_paths_of_every_point_are_those_of_all_points(self, dtype: str) -> None:
+        """Directions repeated for every point, and curvatures of zero, change no bit."""
+        case = Case.drawn(NETWORKS["cubic"], dtype)
+        own = np.repeat(case.directions[:, None, :], len(case.x), axis=1)
+        repeated = replace(case, directions=own, curvatures=np.zeros_like(own))
+        evaluator = self._make(case.network, dtype)
+        for result, expected in zip(repeated.results(evaluator), case.results(evaluator), strict=True):
+            np.testing.assert_array_equal(result, expected)
+
     @pytest.mark.parametrize("num_samples", [0, 1, 127, 128, 129, 1023])
     @pytest.mark.parametrize("name", _SIZED)
     def test_any_number_of_samples(self, name: str, num_samples: int, dtype: str) -> None:
@@ -166,6 +201,10 @@ class EvaluatorContract:
         """Jets, Jacobians and Gauss-Newton systems of no, one and many samples."""
         case = Case.drawn(NETWORKS["cubic"], dtype, num_samples)
         evaluator = self._make(case.network, dtype)
+        curved = case.curved()
+        jet = curved.call(evaluator, "jet")
+        expected = oracle_jet(case.network, case.theta, case.x, curved.directions, curved.curvatures)
+        self._check(jet.derivatives[1], expected.second, dtype, "second")
         jacobian = oracle_jacobian(case.network, case.theta, case.x)
         self._check(evaluator.jacobian(case.theta, case.x), jacobian, dtype, "gradient")
         self._check(evaluator.jvp(case.theta, case.x, case.tangent), jacobian @ case.tangent, dtype, "gradient")
@@ -191,15 +230,16 @@ class EvaluatorContract:
     def test_any_memory_layout(self, layout: str, dtype: str) -> None:
         """The layout of the arguments changes no bit of the results, and no argument is written to."""
         plain = Case.drawn(NETWORKS["cubic"], dtype)
-        arranged = plain.arranged(layout)
         evaluator = self._make(plain.network, dtype)
-        for result, expected in zip(arranged.results(evaluator), plain.results(evaluator), strict=True):
-            assert type(result) is type(expected)
-            np.testing.assert_array_equal(result, expected)
-        for name in ("theta", "x", "y", "weights", "tangent", "directions"):
-            argument = getattr(arranged, name)
-            array = argument.detach().numpy() if "tensor" in layout else argument
-            np.testing.assert_array_equal(array, getattr(plain, name))
+        for case in (plain, plain.curved()):
+            arranged = case.arranged(layout)
+            for result, expected in zip(arranged.results(evaluator), case.results(evaluator), strict=True):
+                assert type(result) is type(expected)
+                np.testing.assert_array_equal(result, expected)
+            for name in ("theta", "x", "y", "weights", "tangent", "directions"):
+                argument = getattr(arranged, name)
+                array = argument.detach().numpy() if "tensor" in layout else argument
+                np.testing.assert_array_equal(array, getattr(case, name))
 
     @pytest.mark.parametrize("name", ["cubic", "degree 1", "degree 5, deep", "clamped", "non-uniform", "mixed degree"])
     def test_points_on_breakpoints_and_at_the_ends(self, name: str, dtype: str) -> None:
@@ -283,6 +323,13 @@ class EvaluatorContract:
         shifted = [evaluator.value(case.theta, case.x + sign * h * line) for sign in (-1, 1)]
         check(evaluator.jet(case.theta, case.x, line[None], 1).derivatives[0][0], shifted)
         check(x_gradient @ line, [(case.y * values).sum(axis=1) for values in shifted])
+        curved = case.curved()
+        lines, bends = curved.directions[:1], curved.curvatures[:1]
+        # Farther along the path x + t v + t^2 c / 2 its direction is v + t c. Third derivatives want a shorter step.
+        h = h / 10
+        paths = [(case.x + t * lines[0] + t * t / 2 * bends[0], lines + t * bends) for t in (-h, h)]
+        first = [evaluator.jet(case.theta, *path, 1).derivatives[0] for path in paths]
+        check(evaluator.jet(case.theta, case.x, lines, 2, curvatures=bends).derivatives[1], first)
 
     def test_same_input_same_bits(self, dtype: str) -> None:
         """Every result is the same to the last bit, also from another evaluator of the same network."""
@@ -340,6 +387,10 @@ class EvaluatorContract:
             evaluator.jvp(case.theta, case.x, case.tangent[:-1])
         with pytest.raises(ShapeError):
             evaluator.jet(case.theta, case.x, case.directions[:, :1], 1)
+        curved = case.curved()
+        for directions, curvatures in ((curved.directions[:, 1:], None), (case.directions[:1], curved.curvatures)):
+            with pytest.raises(ShapeError, match="directions" if curvatures is None else "curvatures"):
+                evaluator.jet(case.theta, case.x, directions, 2, curvatures=curvatures)
         for method in (evaluator.jet_adjoint, evaluator.jet_jacobian):
             value, derivatives = case.cotangents
             for wrong in (Jet(value[:-1], derivatives), Jet(value, (derivatives[0][1:],))):

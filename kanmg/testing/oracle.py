@@ -54,15 +54,22 @@ def oracle_value(network: Network, theta: npt.ArrayLike, x: npt.ArrayLike) -> Fl
     return oracle_jet(network, theta, x, np.empty((0, network.num_inputs))).value
 
 
-def oracle_jet(network: Network, theta: npt.ArrayLike, x: npt.ArrayLike, directions: npt.ArrayLike) -> OracleJet:
-    """Evaluate a network and its first and second derivatives along directions.
+def oracle_jet(
+    network: Network,
+    theta: npt.ArrayLike,
+    x: npt.ArrayLike,
+    directions: npt.ArrayLike,
+    curvatures: npt.ArrayLike | None = None,
+) -> OracleJet:
+    """Evaluate a network and its first and second derivatives along paths of the points.
 
     Parameters
     ----------
     network : Network
     theta : array_like, shape (num_coefficients,)
     x : array_like, shape (N, num_inputs)
-    directions : array_like, shape (D, num_inputs)
+    directions : array_like, shape (D, num_inputs) or (D, N, num_inputs)
+    curvatures : array_like, shape (D, N, num_inputs), optional
 
     Returns
     -------
@@ -72,9 +79,8 @@ def oracle_jet(network: Network, theta: npt.ArrayLike, x: npt.ArrayLike, directi
     -----
     z2 of the outputs is the sum of phi''(z0) z1^2 + phi'(z0) z2 over the inputs.
     """
-    z0, lines = np.asarray(x, np.float64), np.asarray(directions, np.float64)
-    z1 = np.repeat(lines[:, None, :], len(z0), axis=1)
-    z2 = np.zeros_like(z1)
+    z0 = np.asarray(x, np.float64)
+    z1, z2 = _paths(z0, directions, curvatures)
     for layer, coefficients in zip(network.layers, network.unflatten(np.asarray(theta, np.float64)), strict=True):
         value = _edges(layer, coefficients, z0, 0).sum(axis=1) + _bias(layer, coefficients)
         slopes, curvatures = (_edges(layer, coefficients, z0, order) for order in (1, 2))
@@ -139,7 +145,11 @@ def oracle_adjoint(
 
 
 def oracle_jet_jacobian(
-    network: Network, theta: npt.ArrayLike, x: npt.ArrayLike, directions: npt.ArrayLike
+    network: Network,
+    theta: npt.ArrayLike,
+    x: npt.ArrayLike,
+    directions: npt.ArrayLike,
+    curvatures: npt.ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Differentiate values, first and second directional derivatives with respect to all coefficients.
 
@@ -148,7 +158,8 @@ def oracle_jet_jacobian(
     network : Network
     theta : array_like, shape (num_coefficients,)
     x : array_like, shape (N, num_inputs)
-    directions : array_like, shape (D, num_inputs)
+    directions : array_like, shape (D, num_inputs) or (D, N, num_inputs)
+    curvatures : array_like, shape (D, N, num_inputs), optional
 
     Returns
     -------
@@ -158,9 +169,8 @@ def oracle_jet_jacobian(
     -----
     The sensitivities s0, s1, s2 of z0, z1, z2 go through the layers with them, by the chain and product rules.
     """
-    z0, lines = np.asarray(x, np.float64), np.asarray(directions, np.float64)
-    z1 = np.repeat(lines[:, None, :], len(z0), axis=1)
-    z2 = np.zeros_like(z1)
+    z0 = np.asarray(x, np.float64)
+    z1, z2 = _paths(z0, directions, curvatures)
     s0 = np.zeros((*z0.shape, network.num_coefficients))
     s1, s2 = (np.zeros((*z1.shape, network.num_coefficients)) for _ in range(2))
     arrays = network.unflatten(np.asarray(theta, np.float64))
@@ -185,6 +195,14 @@ def oracle_jet_jacobian(
         z1 = np.einsum("npq,dnp->dnq", first, z1)
         z0 = _edges(layer, coefficients, z0, 0).sum(axis=1) + _bias(layer, coefficients)
     return s0, s1, s2
+
+
+def _paths(x: FloatArray, directions: npt.ArrayLike, curvatures: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:
+    """First and second derivatives of the paths of all points, shapes (D, N, P)."""
+    lines = np.asarray(directions, np.float64)
+    if lines.ndim == 2:
+        lines = np.repeat(lines[:, None, :], len(x), axis=1)
+    return lines, np.zeros_like(lines) if curvatures is None else np.asarray(curvatures, np.float64)
 
 
 def _edges(layer: Layer, coefficients: FloatArray, z: FloatArray, derivative: int) -> FloatArray:

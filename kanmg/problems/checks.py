@@ -1,0 +1,84 @@
+"""Checks of what a collocation problem is made of, and of networks that it shall fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.network import Spline
+from kanmg.problems.terms import Term
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kanmg.network import Network
+
+__all__ = ["check_degree", "check_inputs", "check_outputs", "checked_names", "checked_terms"]
+
+
+def check_inputs(num_inputs: int, network: Network) -> None:
+    """Refuse a network without one input for each column of the map of the coordinates."""
+    if network.num_inputs != num_inputs:
+        raise ShapeError(
+            f"`inputs` returns {num_inputs} column{'' if num_inputs == 1 else 's'}, but `hierarchy` was built for "
+            f"{network.num_inputs} input{'' if network.num_inputs == 1 else 's'} (`widths={network.widths}`). Every "
+            f"column is one input: build it with `widths=({', '.join(map(str, (num_inputs, *network.widths[1:])))})`."
+        )
+
+
+def checked_names(what: str, names: Any) -> tuple[str, ...]:
+    """Return names as a tuple of distinct strings."""
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise KanmgTypeError(f'`{what}={names!r}`. Pass a tuple of names, such as `{what}=("x", "t")`.')
+    checked = tuple(names)
+    if not checked or len(set(checked)) < len(checked):
+        raise KanmgValueError(f"`{what}={checked!r}`. Pass at least one name, and each once.")
+    return checked
+
+
+def checked_terms(terms: Iterable[Term], coordinates: Sequence[str]) -> tuple[Term, ...]:
+    """Return terms that fit each other and the coordinates."""
+    if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
+        raise KanmgTypeError("`terms` holds something that is no term. Pass a list of `kanmg.Term`s.")
+    checked = tuple(terms)
+    names = [term.name for term in checked]
+    if not checked or len(set(names)) < len(names):
+        raise KanmgValueError(f"`terms` has the names {names}. Pass at least one term, and give each its own name.")
+    if not any(term.weight for term in checked):
+        raise KanmgValueError("the `weight` of every term is 0. At least one must be positive.")
+    for term in checked:
+        columns = term.points.shape[1]
+        if columns != len(coordinates):
+            raise ShapeError(
+                f"term {term.name!r}: `points` has shape {term.points.shape} but there are {len(coordinates)} "
+                f"coordinates, {tuple(coordinates)}. Pass points of shape (N, {len(coordinates)})."
+            )
+        if term.points.dtype != checked[0].points.dtype:
+            raise DtypeError(
+                f"the points of term {term.name!r} are {term.points.dtype} but those of term {checked[0].name!r} are "
+                f"{checked[0].points.dtype}. Convert one of them by `.astype(...)`."
+            )
+    return checked
+
+
+def check_outputs(fields: Sequence[str], network: Network) -> None:
+    """Refuse a network without one output for each field."""
+    if network.num_outputs != len(fields):
+        raise ShapeError(
+            f"`fields` names {tuple(fields)}, but `hierarchy` was built with {network.num_outputs} "
+            f"output{'' if network.num_outputs == 1 else 's'} (`widths={network.widths}`). Every field is one output: "
+            f"build it with `widths=({', '.join(map(str, network.widths[:-1]))}, {len(fields)})`."
+        )
+
+
+def check_degree(requests: Sequence[Sequence[int]], coordinates: Sequence[str], network: Network) -> None:
+    """Refuse derivatives of an order that the splines do not have."""
+    degrees = [layer.degree for layer in network.layers if isinstance(layer, Spline)]
+    highest = max(requests, key=len, default=())
+    if degrees and len(highest) > min(degrees):
+        names = ", ".join(f'"{coordinates[i]}"' for i in highest)
+        raise KanmgValueError(
+            f"the residual asks for the derivative ({names}) of order {len(highest)}, but splines of degree "
+            f"{min(degrees)} have derivatives up to that order only. Build the hierarchy with `degree={len(highest)}` "
+            f"or more; {len(highest) + 2} is a good choice."
+        )
