@@ -168,7 +168,8 @@ def convergence_study(
         The exact solution: points of shape (N, d) to values of shape (N, Q), or (N,) for one output. Without it, the
         error of a level is measured against the solution of the next finer one, and the finest has none.
     test_points : ndarray or Tensor, shape (N, d), optional
-        Where errors are measured. Default: 10,000 uniformly distributed points in the hierarchy's domain.
+        Where errors are measured. Default: 10,000 uniformly distributed points in the hierarchy's domain; problems
+        with `inputs` or a `transform` have no default.
     method : NestedIteration, optional
         Default: `kanmg.default_method(problem, hierarchy)`.
     seed : int, default 0
@@ -211,7 +212,7 @@ def convergence_study(
     _check_arguments(problem, hierarchy, exact)
     chosen = default_method(problem, hierarchy) if method is None else method
     methods = _methods_of_levels(chosen, hierarchy)
-    points = _test_points(test_points, hierarchy, seed)
+    points = _test_points(test_points, problem, hierarchy, seed)
     solutions = _solve_levels(problem, hierarchy, methods, seed, progress)
     values = [_as_matrix(solution(points)) for solution in solutions]
     references = values[1:] if exact is None else [_exact_values(exact, points, values[0].shape)] * len(values)
@@ -297,10 +298,15 @@ def _num_cells(level: Level) -> int:
     return next((layer.num_intervals for layer in level.network.layers if isinstance(layer, Spline)), 0)
 
 
-def _test_points(points: Any, hierarchy: Hierarchy, seed: int) -> Array:
+def _test_points(points: Any, problem: Problem, hierarchy: Hierarchy, seed: int) -> Array:
     """Return the points that errors are measured at."""
     if points is not None:
         return as_columns(points, "test_points").astype(hierarchy.dtype)
+    if problem.ansatz is not None:
+        raise KanmgValueError(
+            "the problem has `inputs` or a `transform` of its own, so that the hierarchy's domain may not be that of "
+            "the coordinates. Pass `test_points=`."
+        )
     if hierarchy.domain is None:
         raise KanmgValueError(
             "`hierarchy` begins with an affine layer and knows no domain to draw test points from. Pass "

@@ -366,7 +366,7 @@ def _checked_axis(problem: Any, hierarchy: Any, coordinate: Any) -> int:
             f"the problem has the unknown parameter {problem.parameters[0].name!r}, which every window would find for "
             "itself. Use `kanmg.solve` on the whole interval, or a `kanmg.Constant`."
         )
-    if getattr(problem, "ansatz", None) is not None:
+    if problem.ansatz is not None:
         raise KanmgValueError(
             "the problem has `inputs` or a `transform` of its own, which may depend on the beginning of the whole "
             "interval. State the conditions as terms, without them."

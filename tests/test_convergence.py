@@ -192,6 +192,19 @@ def test_what_makes_no_study_is_refused(options, error, message):
         kanmg.convergence_study(**arguments)
 
 
+def test_problems_with_inputs_of_their_own_need_test_points():
+    t = np.linspace(0, 1, 60).reshape(-1, 1)
+    term = kanmg.Term("data", lambda x, u: u.value - torch.exp(x[:, 0]), t)
+    problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=[term], inputs=lambda x: 2 * x)
+    hierarchy = kanmg.uniform_hierarchy(
+        (1, 1), degree=3, num_intervals=2, num_levels=2, domain=(0, 2), evaluator="reference"
+    )
+    with pytest.raises(KanmgValueError, match="Pass `test_points=`"):
+        kanmg.convergence_study(problem, hierarchy, exact=np.exp)
+    study = kanmg.convergence_study(problem, hierarchy, exact=np.exp, test_points=t, method=EXACT_SOLVE)
+    assert (study.errors < 1e-4).all()
+
+
 def test_test_points_are_asked_for_where_the_domain_is_unknown():
     knots = kanmg.uniform_knots(2, degree=1)
     network = kanmg.Network([kanmg.Affine(1, 1), kanmg.Spline(1, 1, knots=knots)])

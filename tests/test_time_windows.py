@@ -265,6 +265,7 @@ def test_it_prints_a_row_per_window(solution):
         ({"windows": [0.0, 3.0, 2.0, 4.0]}, KanmgValueError, "must increase"),
         ({"windows": 400}, KanmgValueError, "no point lies in the window"),
         ({"problem": decay(kanmg.Parameter("rate", 1.0))}, KanmgValueError, "unknown parameter 'rate'"),
+        ({"problem": decay(inputs=lambda x: x**2)}, KanmgValueError, "`inputs` or a `transform`"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(options, error, message):

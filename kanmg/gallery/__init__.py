@@ -18,7 +18,7 @@ from kanmg.gallery.functions import chirp, complex_exponential, franke, friedman
 from kanmg.gallery.inverse import inverse_burgers
 from kanmg.gallery.kovasznay_flow import kovasznay
 from kanmg.gallery.model_problem import ModelProblem, collocation_problem, regression_problem
-from kanmg.gallery.poisson import poisson5d
+from kanmg.gallery.poisson import ml2, poisson5d
 from kanmg.gallery.published import kan1, ml1
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "kovasznay",
     "least_squares",
     "ml1",
+    "ml2",
     "poisson5d",
     "regression_problem",
     "runge",

@@ -245,6 +245,7 @@ def collocation_problem(
     source: str,
     seed: int,
     parameters: Mapping[str, float] | None = None,
+    **collocation_arguments: Any,
 ) -> ModelProblem:
     """State equations with a known solution.
 
@@ -254,6 +255,8 @@ def collocation_problem(
         See `ModelProblem`.
     coordinates, fields, terms
         See `kanmg.Collocation`.
+    **collocation_arguments
+        Passed to `kanmg.Collocation`, such as `inputs`.
 
     Returns
     -------
@@ -287,7 +290,7 @@ def collocation_problem(
         name=name,
         x=x,
         y=exact(x),
-        problem=Collocation(coordinates=coordinates, fields=fields, terms=terms, seed=seed),
+        problem=Collocation(coordinates=coordinates, fields=fields, terms=terms, seed=seed, **collocation_arguments),
         exact=exact,
         domain=domain,
         hierarchy_arguments=hierarchy_arguments,

@@ -10,17 +10,18 @@ import torch
 from kanmg.errors import KanmgValueError
 from kanmg.gallery.model_problem import Array, ModelProblem, collocation_problem
 from kanmg.problems.terms import Term
-from kanmg.sampling import sobol
+from kanmg.sampling import grid, sobol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kanmg.problems.fields import Field
 
-__all__ = ["poisson5d"]
+__all__ = ["ml2", "poisson5d"]
 
 _NUM_COORDINATES = 5
 _CUBE = ((0.0, 1.0),) * _NUM_COORDINATES
+_SQUARE = ((-1.0, 1.0), (-1.0, 1.0))
 
 
 def poisson5d(
@@ -95,6 +96,107 @@ def poisson5d(
         source="Müller, Zeinhofer, ICML 2023, arXiv 2302.13163",
         seed=seed,
     )
+
+
+def ml2(num_cells: int = 50, seed: int = 0) -> ModelProblem:
+    """State Poisson's equation with a coefficient that jumps at x = 0: the interface problem of multilevel training.
+
+    Parameters
+    ----------
+    num_cells : int
+        In each direction of the grid on [-1, 1]^2 whose nodes are the points; even.
+    seed : int
+        Of the points at which errors are measured.
+
+    Returns
+    -------
+    ModelProblem
+
+    Raises
+    ------
+    KanmgValueError
+        If `num_cells` is odd or less than 4.
+
+    Notes
+    -----
+    div(a grad u) = f with a = 1 for x < 0 and a = 1 / 2 for x >= 0, u = 0 on the boundary, and
+
+        u = sin(pi x) sin(3 pi y) for x < 0,   u = sin(2 pi x) sin(3 pi y) for x >= 0,
+
+    which is continuous at x = 0, as is a u_x. The network's third input is abs(x), so that its derivative by x may jump
+    there. The terms and their weights are the paper's: the equation 0.01, the boundary 1, the jump condition of a u_x
+    at the interface 0.1. What it leaves open was chosen as follows:
+
+    - its 49 x 49 interior, 200 boundary and 49 interface points are the nodes of a grid of 50 x 50 cells; the equation
+      does not hold on the interface, whose 49 nodes therefore belong to the jump condition alone: 48 x 49 remain;
+    - all samples are weighted alike: there is no residual-based attention.
+
+    References
+    ----------
+    .. [1] Southworth, Actor, Harper, Cyr, *Multilevel Training for Kolmogorov Arnold Networks*, 2026,
+       https://arxiv.org/abs/2603.04827
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kanmg import gallery
+    >>> model = gallery.ml2()
+    >>> model.problem
+    Collocation((x, y) -> (u), 2601 points: 2352 equation, 200 boundary, 49 interface, float64)
+    >>> print(np.round(model.exact(np.array([[-0.25, 0.5], [0.25, 0.5]])).ravel(), 4))
+    [ 0.7071 -1.    ]
+    """
+    if num_cells < 4 or num_cells % 2:
+        raise KanmgValueError(
+            f"`num_cells={num_cells}` must be even, so that x = 0 is a line of the grid, and at least 4."
+        )
+    nodes = grid(_SQUARE, num_cells + 1)
+    # `linspace` does not meet 0 to the last bit.
+    nodes[np.abs(nodes) < 1e-12] = 0.0
+    on_boundary = (np.abs(nodes) == 1.0).any(axis=1)
+    on_interface = (nodes[:, 0] == 0.0) & ~on_boundary
+    interface = nodes[on_interface]
+
+    def equation(x: torch.Tensor, u: Field) -> torch.Tensor:
+        is_left = x[:, 0] < 0.0
+        left = -10.0 * torch.sin(torch.pi * x[:, 0])
+        right = -6.5 * torch.sin(2.0 * torch.pi * x[:, 0])
+        source = torch.pi**2 * torch.sin(3.0 * torch.pi * x[:, 1]) * torch.where(is_left, left, right)
+        return torch.where(is_left, 1.0, 0.5).to(x.dtype) * (u.d("x", "x") + u.d("y", "y")) - source
+
+    return collocation_problem(
+        "ML-2",
+        _ml2_exact,
+        coordinates=("x", "y"),
+        fields=("u",),
+        terms=[
+            Term("equation", equation, nodes[~on_boundary & ~on_interface], weight=0.01),
+            Term("boundary", lambda _, u: u.value, nodes[on_boundary]),
+            Term(
+                "interface",
+                lambda _, u: 0.5 * u.d("x", side="+") - u.d("x", side="-"),
+                interface,
+                weight=0.1,
+                normals=np.tile([1.0, 0.0], (len(interface), 1)),
+            ),
+        ],
+        inputs=lambda x: torch.cat([x, x[:, :1].abs()], dim=1),
+        domain=_SQUARE,
+        hierarchy_arguments={
+            "widths": (3, 5, 1),
+            "degree": 3,
+            "num_intervals": 4,
+            "num_levels": 4,
+            "domain": (*_SQUARE, (0.0, 1.0)),
+        },
+        source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
+        seed=seed,
+    )
+
+
+def _ml2_exact(x: Array) -> Array:
+    waves = np.where(x[:, :1] < 0.0, 1.0, 2.0)
+    return np.asarray(np.sin(waves * np.pi * x[:, :1]) * np.sin(3.0 * np.pi * x[:, 1:]))
 
 
 def _faces(domain: tuple[tuple[float, float], ...], num_points: int, seed: int) -> Array:
