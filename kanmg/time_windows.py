@@ -31,6 +31,9 @@ __all__ = ["PiecewiseSolution", "march"]
 
 Windows: TypeAlias = int | Sequence[float]
 
+# Nothing can be built on a window that ended like this.
+_ENDS = {Status.INTERRUPTED, Status.DIVERGED, Status.NON_FINITE, Status.LEFT_DOMAIN}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PiecewiseSolution:
@@ -140,6 +143,7 @@ def march(
     restart: bool = False,
     seed: int = 0,
     progress: bool | None = None,
+    throw: bool = True,
 ) -> PiecewiseSolution:
     """Solve an evolution equation window by window, each started from the one before.
 
@@ -170,6 +174,9 @@ def march(
         Of initial coefficients, and of the points of coarse levels.
     progress : bool, optional
         As for `kanmg.solve`.
+    throw : bool, default True
+        Raise `ConvergenceError` if a window fails. Otherwise the march ends with that window, and the solution has its
+        status.
 
     Returns
     -------
@@ -181,7 +188,7 @@ def march(
         If the problem is no collocation, has unknown parameters or an ansatz of its own, no such coordinate or no such
         terms; if the hierarchy knows no domain, or the windows are no times in it; if a window has no points.
     ConvergenceError
-        As `kanmg.solve`; a note tells the window.
+        As `kanmg.solve`, with the solution of the window; a note tells which. With `throw`.
 
     Notes
     -----
@@ -191,6 +198,9 @@ def march(
 
     Errors of a window are handed on to the next one: the first windows must be solved at least as well as the last is
     to be. Ctrl-C ends the march with the window at hand.
+
+    Initial coefficients are constant in time, because networks that go on linearly in time move their hidden values out
+    of the intervals.
 
     Examples
     --------
@@ -224,11 +234,11 @@ def march(
         part = _problem_of_window(problem, names, axis, (start, stop), before, seed)
         theta = None if before is None or restart else _frozen(before, axis, start)
         try:
-            solutions.append(solve(part, own, method=method, initial=theta, seed=seed, progress=progress))
+            solutions.append(solve(part, own, method=method, initial=theta, seed=seed, progress=progress, throw=throw))
         except ConvergenceError as error:
             error.add_note(f"This was window {number}, {coordinate} from {start:g} to {stop:g}.")
             raise
-        if solutions[-1].status is Status.INTERRUPTED:
+        if solutions[-1].status in _ENDS:
             break
     return PiecewiseSolution(tuple(solutions), np.array(times[: len(solutions) + 1]), coordinate)
 

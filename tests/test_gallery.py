@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+import kanmg
 from kanmg import gallery
 from kanmg.errors import KanmgValueError
 from kanmg.evaluators.base import Evaluator
@@ -391,6 +392,27 @@ def test_points_on_the_faces_of_the_cube_lie_there_and_differ_from_face_to_face(
 def test_the_network_for_five_dimensions_can_be_chosen(widths):
     model = gallery.poisson5d(100, 40, widths=widths)
     assert model.hierarchy(evaluator="reference").widths == tuple(widths)
+
+
+def test_poisson_in_five_dimensions_is_solved_to_many_digits():
+    model = gallery.poisson5d(600, 200)
+    hierarchy = model.hierarchy(num_intervals=4, num_levels=1, evaluator="reference")
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=12)
+    solution = kanmg.solve(model.problem, hierarchy, method=method)
+    assert model.relative_error(solution) < 1e-8
+
+
+def test_kovasznay_flow_is_found_with_its_pressure():
+    model = gallery.kovasznay(500, 80)
+    hierarchy = model.hierarchy(degree=5, num_intervals=2, num_levels=1)
+    solution = kanmg.solve(
+        model.problem, hierarchy, method=kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=50, starts=2)
+    )
+    assert model.relative_error(solution) < 0.05
+    x, y = model.test_data(1000)
+    for field in range(3):
+        error = solution(x)[:, field] - y[:, field]
+        assert np.linalg.norm(error) < 0.1 * np.linalg.norm(y[:, field]), model.problem.fields[field]
 
 
 def test_pressure_of_kovasznay_flow_is_fixed_at_one_point():

@@ -282,8 +282,15 @@ def test_a_hierarchy_without_a_domain_is_refused():
 
 
 def test_an_error_names_the_window():
-    problem = decay(kanmg.Constant("rate", 1.0)).with_constants(rate=1.0)
     diverging = kanmg.NestedIteration(kanmg.Adam(step_size=1e200), steps=5)
     with pytest.raises(ConvergenceError) as caught:
-        kanmg.march(problem, line(), method=diverging)
+        kanmg.march(decay(), line(), method=diverging)
     assert caught.value.__notes__ == ["This was window 0, t from 0 to 1."]
+
+
+def test_without_throw_a_failed_window_is_the_last():
+    diverging = kanmg.NestedIteration(kanmg.Adam(step_size=1e200), steps=5)
+    solution = kanmg.march(decay(), line(), windows=4, method=diverging, throw=False)
+    assert len(solution.solutions) == 1
+    assert solution.times.tolist() == [0.0, 1.0]
+    assert solution.solutions[0].status in {kanmg.Status.DIVERGED, kanmg.Status.NON_FINITE}
