@@ -37,6 +37,7 @@ from kanmg.hierarchy import Hierarchy, Level, Transfer, uniform_hierarchy
 from kanmg.initialisation import initial_coefficients
 from kanmg.network import Affine, Network, Spline
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.piecewise import PiecewiseSolution
 from kanmg.problems.ansatz import Transform
 from kanmg.problems.base import Problem
 from kanmg.problems.collocation import Collocation
@@ -51,7 +52,7 @@ from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.starts import Starts
-from kanmg.time_windows import PiecewiseSolution, march
+from kanmg.time_windows import march
 
 __version__ = "0.1.0"
 

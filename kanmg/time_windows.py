@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
-from kanmg.arrays import as_array, like
 from kanmg.driver import solve
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.network import Affine, Network, Spline
+from kanmg.piecewise import PiecewiseSolution
 from kanmg.problems.collocation import Collocation
-from kanmg.problems.terms import Term
 from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import Knots
 
@@ -25,111 +24,15 @@ if TYPE_CHECKING:
     from kanmg.cycles import Cycle
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.problems.fields import Field
+    from kanmg.problems.terms import Term
     from kanmg.solution import Solution
 
-__all__ = ["PiecewiseSolution", "march"]
+__all__ = ["march"]
 
 Windows: TypeAlias = int | Sequence[float]
 
 # Nothing can be built on a window that ended like this.
 _ENDS = {Status.INTERRUPTED, Status.DIVERGED, Status.NON_FINITE, Status.LEFT_DOMAIN}
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PiecewiseSolution:
-    """The solutions of the time windows, as one function. `print` shows a table, a row per window.
-
-    Attributes
-    ----------
-    solutions : tuple of Solution
-        One per window.
-    times : ndarray, shape (number of windows + 1,)
-        Where windows begin and end.
-    coordinate : str
-        The coordinate that was cut into windows.
-    """
-
-    solutions: tuple[Solution, ...]
-    times: Array
-    coordinate: str
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        """Names of the inputs."""
-        return self.solutions[0].coordinates
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on all windows."""
-        return sum(solution.seconds for solution in self.solutions)
-
-    def __call__(self, x: Any) -> Any:
-        """Evaluate the solution of the window that a point lies in; where two meet, that of the earlier one.
-
-        Before the first window and after the last, these two go on by the layers' `outside` policy.
-
-        Parameters
-        ----------
-        x : ndarray or Tensor, shape (N, d), or one point, shape (d,)
-
-        Returns
-        -------
-        ndarray or Tensor, shape (N, Q), or (Q,) for one point
-            A tensor if `x` is one.
-        """
-        return self._evaluate(x, ())
-
-    def derivative(self, x: Any, *coordinates: int | str) -> Any:
-        """Evaluate a partial derivative, window by window.
-
-        Parameters
-        ----------
-        x : ndarray or Tensor
-            As for `solution(x)`.
-        *coordinates : int or str
-            As for `Solution.derivative`.
-
-        Returns
-        -------
-        ndarray or Tensor, shape (N, Q), or (Q,) for one point
-        """
-        return self._evaluate(x, coordinates)
-
-    def _evaluate(self, x: Any, coordinates: tuple[int | str, ...]) -> Any:
-        points = as_array(x, "x")
-        rows = points.reshape(1, -1) if points.ndim == 1 and len(self.coordinates) > 1 else points
-        columns = rows.reshape(-1, 1) if rows.ndim < 2 else rows
-        axis = min(self.coordinates.index(self.coordinate), columns.shape[1] - 1)
-        window = np.searchsorted(self.times[1:-1], columns[:, axis])
-        values = np.empty((len(columns), self.solutions[0].hierarchy.widths[-1]), columns.dtype)
-        # The first window sees its points even if there are none: it checks their shape and dtype.
-        for number, solution in enumerate(self.solutions):
-            own = window == number
-            if number == 0 or own.any():
-                values[own] = solution.derivative(columns[own], *coordinates) if coordinates else solution(columns[own])
-        is_single = points.ndim == (1 if len(self.coordinates) > 1 else 0)
-        return like(values[0] if is_single else values, x)
-
-    def __repr__(self) -> str:
-        start, stop = self.times[[0, -1]]
-        return f"<PiecewiseSolution of {len(self.solutions)} windows, {self.coordinate} from {start:g} to {stop:g}>"
-
-    def __str__(self) -> str:
-        header = ("window", "from", "to", "status", "loss", "steps", "seconds")
-        rows = [
-            (
-                str(number),
-                f"{start:g}",
-                f"{stop:g}",
-                solution.status.name,
-                f"{solution.loss:.3e}",
-                str(solution.history[-1].step),
-                f"{solution.seconds:.3f}",
-            )
-            for number, (solution, (start, stop)) in enumerate(zip(self.solutions, pairwise(self.times), strict=True))
-        ]
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in (header, *rows))
 
 
 def march(
@@ -185,8 +88,9 @@ def march(
     Raises
     ------
     KanmgTypeError, KanmgValueError
-        If the problem is no collocation, has unknown parameters or an ansatz of its own, no such coordinate or no such
-        terms; if the hierarchy knows no domain, or the windows are no times in it; if a window has no points.
+        If the problem is no collocation, has unknown parameters, no such coordinate or no such terms; if its `inputs`
+        change the coordinate; if the hierarchy knows no domain, or the windows are no times in it; if a window has no
+        points.
     ConvergenceError
         As `kanmg.solve`, with the solution of the window; a note tells which. With `throw`.
 
@@ -226,13 +130,14 @@ def march(
     axis = _checked_axis(problem, hierarchy, coordinate)
     _check_terms(problem, names)
     problem.check(hierarchy)
-    times = _window_times(windows, hierarchy, axis)
+    column = _network_input(problem, axis)
+    times = _window_times(windows, hierarchy, column)
     solutions: list[Solution] = []
     for number, (start, stop) in enumerate(pairwise(times)):
-        own = _hierarchy_of_window(hierarchy, axis, start, stop)
+        own = _hierarchy_of_window(hierarchy, column, start, stop)
         before = solutions[-1] if solutions else None
         part = _problem_of_window(problem, names, axis, (start, stop), before, seed)
-        theta = None if before is None or restart else _frozen(before, axis, start)
+        theta = None if before is None or restart else _frozen(before, column, start)
         try:
             solutions.append(solve(part, own, method=method, initial=theta, seed=seed, progress=progress, throw=throw))
         except ConvergenceError as error:
@@ -295,7 +200,14 @@ def _problem_of_window(
         raise KanmgValueError(
             f"no point lies in the window from {interval[0]:g} to {interval[1]:g}. Use fewer windows, or more points."
         )
-    part = Collocation(coordinates=problem.coordinates, fields=problem.fields, terms=terms, seed=seed)
+    part = Collocation(
+        coordinates=problem.coordinates,
+        fields=problem.fields,
+        terms=terms,
+        inputs=problem.ansatz.inputs if problem.ansatz else None,
+        transform=problem.ansatz.transforms if problem.ansatz else None,
+        seed=seed,
+    )
     numbers = {constant.name: constant.number for constant in problem.constants}
     return part.with_constants(**{constant.name: numbers[constant.name] for constant in part.constants})
 
@@ -306,7 +218,8 @@ def _restricted(term: Term, axis: int, interval: tuple[float, float]) -> Term | 
     weights = None if term.point_weights is None else term.point_weights[inside]
     if not inside.any() or (weights is not None and not weights.any()):
         return None
-    return Term(term.name, term.residual, term.points[inside], term.weight, weights)
+    normals = None if term.normals is None else term.normals[inside]
+    return replace(term, points=term.points[inside], point_weights=weights, normals=normals)
 
 
 def _continued(term: Term, problem: Collocation, axis: int, start: float, before: Solution) -> Term:
@@ -324,7 +237,7 @@ def _continued(term: Term, problem: Collocation, axis: int, start: float, before
 
     points = term.points.copy()
     points[:, axis] = start
-    return Term(term.name, residual, points, term.weight, term.point_weights)
+    return replace(term, residual=residual, points=points)
 
 
 class _Asked:
@@ -376,17 +289,29 @@ def _checked_axis(problem: Any, hierarchy: Any, coordinate: Any) -> int:
             f"the problem has the unknown parameter {problem.parameters[0].name!r}, which every window would find for "
             "itself. Use `kanmg.solve` on the whole interval, or a `kanmg.Constant`."
         )
-    if problem.ansatz is not None:
-        raise KanmgValueError(
-            "the problem has `inputs` or a `transform` of its own, which may depend on the beginning of the whole "
-            "interval. State the conditions as terms, without them."
-        )
     if hierarchy.domain is None:
         raise KanmgValueError(
             "`hierarchy` begins with an affine layer and knows no domain to cut into windows. Build the network with "
             "`domain=`."
         )
     return problem.coordinates.index(coordinate)
+
+
+def _network_input(problem: Collocation, axis: int) -> int:
+    """Return the number of the network's input that is the coordinate, and refuse maps that mix it with others."""
+    if problem.ansatz is None or problem.ansatz.inputs is None:
+        return axis
+    points = torch.from_numpy(np.concatenate([term.points for term in problem.terms]).astype(np.float64))
+    later = points.clone()
+    later[:, axis] += 1.0
+    inputs = problem.ansatz.inputs(points).detach()
+    changed = torch.nonzero((problem.ansatz.inputs(later).detach() != inputs).any(dim=0)).ravel().tolist()
+    if len(changed) != 1 or not torch.equal(inputs[:, changed[0]], points[:, axis]):
+        raise KanmgValueError(
+            f"`inputs` of the problem makes the network's inputs {changed} from {problem.coordinates[axis]!r}. In "
+            "windows exactly one of them must depend on it, and be the coordinate itself."
+        )
+    return int(changed[0])
 
 
 def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:

@@ -72,7 +72,7 @@ def allen_cahn(
     derivative vanishes at both ends, and the other way round. The term `boundary` is therefore u_x = 0 at x = -1 and
     x = 1. It begins after t = 0, where the initial values have a kink at the ends.
 
-    The exact solution is computed when it is first needed, in a second or two, and kept until the program ends; see
+    The exact solution is computed when it is first needed, in a few seconds, and kept until the program ends; see
     `solve_allen_cahn`.
 
     References
@@ -201,8 +201,8 @@ def solve_allen_cahn(diffusion: float, num_modes: int | None = None, num_steps: 
     The initial values have a kink at x = 1, so that their cosine series converges slowly. The solution of the heat
     equation with the kink of -x^2 is known in closed form, and decays like exp(-10 t) where u is near -1. It is split
     off; the series of what is left converges fast. Time steps are those of Cox and Matthews [1]_, the coefficients by
-    contour integrals [2]_. At the diffusion of 1e-4, twice and four times as many modes with a quarter of the step
-    change the solution by less than 1e-9 everywhere, also at the kink.
+    contour integrals [2]_. At the diffusion of 1e-4, four times as many modes and a quarter of the step change the
+    solution by less than 1e-9, also at the kink.
 
     References
     ----------

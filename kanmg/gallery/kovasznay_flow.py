@@ -52,7 +52,8 @@ def kovasznay(
         (u, v) . grad (u, v) + grad p = laplacian (u, v) / reynolds        and        u_x + v_y = 0;
 
     on the boundary the solution's velocities. They leave a constant of the pressure open, which the term `pressure`
-    fixes: p at the point (1, 0.5), the middle of the outflow. Errors count the pressure as it is. With
+    fixes: p at the point (1, 0.5), the middle of the outflow. Errors count the pressure as it is. The rectangle is that
+    of [2]_, where the Reynolds number is 40. With
     a = reynolds / 2 - sqrt(reynolds^2 / 4 + 4 pi^2), the solution is
 
         u = 1 - exp(a x) cos(2 pi y),   v = a / (2 pi) exp(a x) sin(2 pi y),   p = (1 - exp(2 a x)) / 2.

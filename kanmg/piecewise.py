@@ -1,0 +1,114 @@
+"""Solutions of consecutive time windows as one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanmg.arrays import as_array, like
+
+if TYPE_CHECKING:
+    from kanmg.evaluators.base import Array
+    from kanmg.solution import Solution
+
+__all__ = ["PiecewiseSolution"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PiecewiseSolution:
+    """The solutions of the time windows, as one function. `print` shows a table, a row per window.
+
+    Attributes
+    ----------
+    solutions : tuple of Solution
+        One per window.
+    times : ndarray, shape (number of windows + 1,)
+        Where windows begin and end.
+    coordinate : str
+        The coordinate that was cut into windows.
+    """
+
+    solutions: tuple[Solution, ...]
+    times: Array
+    coordinate: str
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return self.solutions[0].coordinates
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on all windows."""
+        return sum(solution.seconds for solution in self.solutions)
+
+    def __call__(self, x: Any) -> Any:
+        """Evaluate the solution of the window that a point lies in; where two meet, that of the earlier one.
+
+        Before the first window and after the last, these two go on by the layers' `outside` policy.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor, shape (N, d), or one point, shape (d,)
+
+        Returns
+        -------
+        ndarray or Tensor, shape (N, Q), or (Q,) for one point
+            A tensor if `x` is one.
+        """
+        return self._evaluate(x, ())
+
+    def derivative(self, x: Any, *coordinates: int | str) -> Any:
+        """Evaluate a partial derivative, window by window.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor
+            As for `solution(x)`.
+        *coordinates : int or str
+            As for `Solution.derivative`.
+
+        Returns
+        -------
+        ndarray or Tensor, shape (N, Q), or (Q,) for one point
+        """
+        return self._evaluate(x, coordinates)
+
+    def _evaluate(self, x: Any, coordinates: tuple[int | str, ...]) -> Any:
+        points = as_array(x, "x")
+        rows = points.reshape(1, -1) if points.ndim == 1 and len(self.coordinates) > 1 else points
+        columns = rows.reshape(-1, 1) if rows.ndim < 2 else rows
+        axis = min(self.coordinates.index(self.coordinate), columns.shape[1] - 1)
+        window = np.searchsorted(self.times[1:-1], columns[:, axis])
+        values = np.empty((len(columns), self.solutions[0].hierarchy.widths[-1]), columns.dtype)
+        # The first window sees its points even if there are none: it checks their shape and dtype.
+        for number, solution in enumerate(self.solutions):
+            own = window == number
+            if number == 0 or own.any():
+                values[own] = solution.derivative(columns[own], *coordinates) if coordinates else solution(columns[own])
+        is_single = points.ndim == (1 if len(self.coordinates) > 1 else 0)
+        return like(values[0] if is_single else values, x)
+
+    def __repr__(self) -> str:
+        start, stop = self.times[[0, -1]]
+        return f"<PiecewiseSolution of {len(self.solutions)} windows, {self.coordinate} from {start:g} to {stop:g}>"
+
+    def __str__(self) -> str:
+        header = ("window", "from", "to", "status", "loss", "steps", "seconds")
+        rows = [
+            (
+                str(number),
+                f"{start:g}",
+                f"{stop:g}",
+                solution.status.name,
+                f"{solution.loss:.3e}",
+                str(solution.history[-1].step),
+                f"{solution.seconds:.3f}",
+            )
+            for number, (solution, (start, stop)) in enumerate(zip(self.solutions, pairwise(self.times), strict=True))
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in (header, *rows))
