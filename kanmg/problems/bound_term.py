@@ -26,8 +26,6 @@ __all__ = ["BoundTerm"]
 # Entries of the jets of one chunk of points. Tensors of as many points are also below the size at which torch wakes up
 # its threads, which would compete with the evaluator's.
 _JET_ENTRIES = 1 << 17
-# Entries of the dense Jacobians that `normal_equations` builds one after the other.
-_JACOBIAN_ENTRIES = 1 << 22
 
 
 class _Sweep(NamedTuple):
@@ -121,7 +119,8 @@ class BoundTerm:
         for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
             part = sweep.residuals.square().sum()
-            gradient += self._pull_back(evaluator.jet_adjoint, theta, sweep, part, None)
+            cotangents = self._cotangents(sweep, part, None)
+            gradient += evaluator.jet_adjoint(theta, sweep.points, self._directions, cotangents)
             loss += part.item()
         return loss
 
@@ -136,32 +135,29 @@ class BoundTerm:
         columns = np.ascontiguousarray(cotangents).reshape(len(self.term), -1)
         for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
-            seed = torch.from_numpy(columns[rows].copy())
-            gradient += self._pull_back(evaluator.jet_adjoint, theta, sweep, sweep.residuals, seed)
+            jet = self._cotangents(sweep, sweep.residuals, torch.from_numpy(columns[rows].copy()))
+            gradient += evaluator.jet_adjoint(theta, sweep.points, self._directions, jet)
 
     def add_normal_equations(self, evaluator: Evaluator, theta: Array, vector: Array, matrix: Array) -> float:
         """Return the sum of the squared residuals R, and add J^T R to `vector`, J^T J to `matrix`."""
-        total, sums = torch.from_numpy(vector), torch.from_numpy(matrix)
         loss = 0.0
-        for rows in self._chunks(row_size=len(theta), entries=_JACOBIAN_ENTRIES):
+        for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
-            for column in sweep.residuals.unbind(dim=1):
-                jacobian = self._pull_back(evaluator.jet_jacobian, theta, sweep, column.sum(), None)
-                tall, residuals = torch.from_numpy(jacobian), column.detach()
-                # torch multiplies on as many threads as the user has set.
-                sums.addmm_(tall.T, tall)
-                total.addmv_(tall.T, residuals)
-                loss += residuals.square().sum().item()
+            residuals = sweep.residuals.detach()
+            cotangents = [self._cotangents(sweep, column.sum(), None) for column in sweep.residuals.unbind(dim=1)]
+            part, right = evaluator.jet_gauss_newton(
+                theta, sweep.points, self._directions, cotangents, residuals.numpy()
+            )
+            matrix += part
+            vector += right
+            loss += residuals.square().sum().item()
         return loss
 
     # ------------------------------------------------------------------------------------------------- chunks of points
 
-    def _chunks(self, row_size: int = 0, entries: int = _JET_ENTRIES) -> Iterator[slice]:
-        """Cut the points so that neither jets nor rows of `row_size` entries exceed their bounds."""
-        if not row_size:
-            return row_chunks(len(self.term), self._jet_size, _JET_ENTRIES)
-        largest = max(row_size / entries, self._jet_size / _JET_ENTRIES)
-        return row_chunks(len(self.term), 1, max(1, int(1 / largest)))
+    def _chunks(self) -> Iterator[slice]:
+        """Cut the points so that jets stay within their bound."""
+        return row_chunks(len(self.term), self._jet_size, _JET_ENTRIES)
 
     def _sweep(self, evaluator: Evaluator, theta: Array, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
@@ -195,15 +191,8 @@ class BoundTerm:
 
         return look_up
 
-    def _pull_back(
-        self,
-        adjoint: Callable[[Array, Array, Array, Jet], Array],
-        theta: Array,
-        sweep: _Sweep,
-        outputs: torch.Tensor,
-        seed: torch.Tensor | None,
-    ) -> Array:
-        """Take cotangents of the residuals back to the coefficients: first by torch, then by the evaluator."""
+    def _cotangents(self, sweep: _Sweep, outputs: torch.Tensor, seed: torch.Tensor | None) -> Jet:
+        """Differentiate what was computed from the residuals, by torch, with respect to the jets."""
         flat = [leaf for own in sweep.leaves for leaf in own.values()]
         gradients = torch.autograd.grad(
             outputs, flat, seed, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -215,7 +204,7 @@ class BoundTerm:
             for q in own:
                 cotangent[:, q] = next(remaining).numpy()
             cotangents.append(cotangent)
-        return adjoint(theta, sweep.points, self._directions, self.plan.spread(cotangents, sweep.jet))
+        return self.plan.spread(cotangents, sweep.jet)
 
     def _weight_roots(self) -> Array:
         """Roots of what multiplies the squared residuals in the loss: shape (N, 1)."""
