@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from kanmg.arrays import as_array, check_dtype
+from kanmg.arrays import as_array, check_dtype, row_chunks
 from kanmg.errors import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kanmg.network import Network
 
 __all__ = ["Array", "Evaluator", "Jet"]
 
 Array = npt.NDArray[Any]
+
+# Entries of the dense Jacobians that `jet_gauss_newton` builds one after the other.
+_JACOBIAN_ENTRIES = 1 << 22
 
 
 class Jet(NamedTuple):
@@ -159,6 +165,52 @@ class Evaluator(ABC):
 
         `residuals` r have shape (N, Q), `weights`, the diagonal of W, shape (N,); J is `jacobian(theta, x)`.
         """
+
+    def jet_gauss_newton(
+        self,
+        theta: Array,
+        x: Array,
+        directions: Array,
+        cotangents: Sequence[Jet],
+        residuals: Array,
+        *,
+        curvatures: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Gauss-Newton matrix `J^T J` and vector `J^T r` of residuals that depend on jets.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+        x : ndarray, shape (N, num_inputs)
+        directions : ndarray, shape (D, num_inputs) or (D, N, num_inputs)
+        cotangents : sequence of Jet
+            For each of R residuals, its partial derivatives at all points; the rows of J are what `jet_jacobian` makes
+            of them.
+        residuals : ndarray, shape (N, R)
+        curvatures : ndarray, shape (D, N, num_inputs), optional
+
+        Returns
+        -------
+        matrix : ndarray, shape (num_coefficients, num_coefficients)
+        vector : ndarray, shape (num_coefficients,)
+        """
+        directions, curvatures = self._checked_paths(len(x), directions, curvatures)
+        residuals = self._checked(residuals, "residuals", (len(x), len(cotangents)))
+        size = self.network.num_coefficients
+        matrix, vector = (
+            torch.from_numpy(np.zeros((size, size), self.dtype)),
+            torch.from_numpy(np.zeros(size, self.dtype)),
+        )
+        for rows in row_chunks(len(x), size, _JACOBIAN_ENTRIES):
+            lines = directions[:, rows] if directions.ndim == 3 else directions
+            bends = None if curvatures is None else curvatures[:, rows]
+            for jet, column in zip(cotangents, residuals.T, strict=True):
+                own = Jet(jet.value[rows], tuple(derivative[:, rows] for derivative in jet.derivatives))
+                # torch multiplies on as many threads as the user has set, unlike NumPy.
+                tall = torch.from_numpy(self.jet_jacobian(theta, x[rows], lines, own, curvatures=bends))
+                matrix.addmm_(tall.T, tall)
+                vector.addmv_(tall.T, torch.from_numpy(np.ascontiguousarray(column[rows])))
+        return matrix.numpy(), vector.numpy()
 
     @property
     @abstractmethod

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
-import torch
 
 from kanmg.arrays import resolve_dtype, row_chunks
 from kanmg.evaluators import kernels
@@ -15,18 +14,19 @@ from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
 from kanmg.evaluators.plan import jet_plan, make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
+from kanmg.evaluators.strips import StripProduct
 from kanmg.evaluators.sweep import make_sweep
 from kanmg.evaluators.tangent_kernels import make_tangent
 from kanmg.evaluators.tasks import Task, compiled, num_parts
 from kanmg.network import Network, Spline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["CPUEvaluator"]
 
-# Entries of the dense Jacobians that `gauss_newton` builds one after the other.
-_JACOBIAN_ENTRIES = 1 << 22
+# Entries of the strips of the Jacobian that are multiplied together.
+_STRIP_ENTRIES = 1 << 22
 
 # What the kernels compute, by what compiles them.
 _GROUPS: dict[Any, str] = {
@@ -129,18 +129,58 @@ class CPUEvaluator(Evaluator):
     ) -> tuple[Array, Array]:
         x = self._points(x)
         residuals = self._checked(residuals, "residuals", (len(x), self._num_outputs))
-        scale = None if weights is None else np.sqrt(self._checked(weights, "weights", (len(x),)))
+        scale = np.ones(len(x), self.dtype)
+        if weights is not None:
+            scale = np.sqrt(self._checked(weights, "weights", (len(x),)))
+        # A residual that is a weighted output: a jet of order 0 that has one cotangent.
+        units = scale[:, None, None] * np.eye(self._num_outputs, dtype=self.dtype)
+        cotangents = [Jet(units[:, q], ()) for q in range(self._num_outputs)]
+        return self.jet_gauss_newton(theta, x, x[:0], cotangents, scale[:, None] * residuals)
+
+    def jet_gauss_newton(
+        self,
+        theta: Array,
+        x: Array,
+        directions: Array,
+        cotangents: Sequence[Jet],
+        residuals: Array,
+        *,
+        curvatures: Array | None = None,
+    ) -> tuple[Array, Array]:
+        order = max((len(jet.derivatives) for jet in cotangents), default=0)
+        if order > MAX_ORDER or not self._strips.is_faster:
+            return super().jet_gauss_newton(theta, x, directions, cotangents, residuals, curvatures=curvatures)
+        theta, x = self._coefficients(theta), self._points(x)
+        directions, curvatures = self._checked_paths(len(x), directions, curvatures)
+        residuals = self._checked(residuals, "residuals", (len(x), len(cotangents)))
         size = self._num_coefficients
         matrix, vector = np.zeros((size, size), self.dtype), np.zeros(size, self.dtype)
-        for rows in row_chunks(len(x), size * self._num_outputs, _JACOBIAN_ENTRIES):
-            jacobian, right = self.jacobian(theta, x[rows]), residuals[rows]
-            if scale is not None:
-                jacobian, right = jacobian * scale[rows, None, None], right * scale[rows, None]
-            # torch multiplies on as many threads as the user has set, unlike NumPy.
-            tall, flat = torch.from_numpy(jacobian.reshape(-1, size)), torch.from_numpy(np.ascontiguousarray(right))
-            matrix += (tall.T @ tall).numpy()
-            vector += (tall.T @ flat.ravel()).numpy()
+        for rows in row_chunks(len(x), len(cotangents) * self._strips.entries_per_row, _STRIP_ENTRIES):
+            lines = directions[:, rows] if directions.ndim == 3 else directions
+            bends = None if curvatures is None else curvatures[:, rows]
+            own = [Jet(jet.value[rows], tuple(part[:, rows] for part in jet.derivatives)) for jet in cotangents]
+            strips, cells = self._jet_strips(theta, x[rows], lines, bends, own)
+            part = self._strips.multiply(strips, cells, np.ascontiguousarray(residuals[rows].T).ravel())
+            matrix += part[0]
+            vector += part[1]
         return matrix, vector
+
+    def _jet_strips(
+        self, theta: Array, x: Array, directions: Array, curvatures: Array | None, cotangents: list[Jet]
+    ) -> tuple[Array, Array]:
+        """Compute the strips of the Jacobian and their cells: the rows of one residual after those of the other."""
+        num_rows = len(cotangents) * len(x)
+        strips = np.zeros((self._strips.num_strips, num_rows, len(self._plan.marker)), self.dtype)
+        cells = np.zeros((self._strips.num_cell_rows, num_rows), np.int64)
+        num_paths, paths = self._paths(x, directions, curvatures)
+        for number, jet in enumerate(cotangents):
+            first = number * len(x)
+            fields = paths | self._cotangents((num_paths, len(x), self._num_outputs), jet)
+            fields |= dict.fromkeys((kernels.GRADIENTS, kernels.STRIPS), strips[:, first:])
+            fields[kernels.STRIP_CELLS] = cells[:, first:]
+            order = len(jet.derivatives)
+            self._run_jets(theta, np.ascontiguousarray(x), fields, num_paths, order, strip_rows=num_rows)
+        return strips, cells
 
     def jet(self, theta: Array, x: Array, directions: Array, order: int, *, curvatures: Array | None = None) -> Jet:
         if order > MAX_ORDER:
@@ -215,7 +255,15 @@ class CPUEvaluator(Evaluator):
             return task.loss(), self._compressed(task.gradient()) if gradient else task.nothing
 
     def _run_jets(
-        self, theta: Array, x: Array, fields: dict[int, Array], directions: int, order: int, *, gradient: bool = False
+        self,
+        theta: Array,
+        x: Array,
+        fields: dict[int, Array],
+        directions: int,
+        order: int,
+        *,
+        gradient: bool = False,
+        strip_rows: int = 0,
     ) -> Array:
         """Run the kernel of jets on contiguous arrays; returns the gradient if it is wanted."""
         directions *= order > 0
@@ -228,6 +276,7 @@ class CPUEvaluator(Evaluator):
         with task.lock:
             work = len(x) * (1 + directions * order) * self._costs[gradient]
             task.fill(x, fields, num_parts(work, gradient_size))
+            task.set_strips(strip_rows)
             self._execute(kernel, task, theta, gradient=gradient)
             return self._compressed(task.gradient()) if gradient else task.nothing
 
@@ -243,6 +292,11 @@ class CPUEvaluator(Evaluator):
         if make not in self._kernels:
             self._kernels[make] = compiled(make, _GROUPS[make], len(self._plan.marker), self.dtype)
         return self._kernels[make]
+
+    @cached_property
+    def _strips(self) -> StripProduct:
+        """What multiplies the entries of Jacobians that are not zero."""
+        return StripProduct(self._plan, self._num_coefficients, self.dtype)
 
     @cached_property
     def _reference(self) -> ReferenceEvaluator:

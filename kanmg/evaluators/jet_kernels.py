@@ -38,29 +38,37 @@ from kanmg.evaluators.kernels import (
     SECOND_COTANGENTS,
     SOURCE_VERSION,
     STATUS,
+    STRIP_CELLS,
+    STRIP_ROWS,
+    STRIPS,
     TABLES,
     THETA,
     VALUES,
     WORK,
     WORK_BYTES,
+    clear,
     copy,
     entry_point,
     part,
     share,
 )
-from kanmg.evaluators.plan import AFFINE, COTANGENT_SLOT, INPUT_SLOT, INPUTS, KIND, NUM_FIELDS, OUTPUT_SLOT, OUTPUTS
+from kanmg.evaluators.plan import (
+    AFFINE,
+    CELL_ROW,
+    CELL_SLOT,
+    COTANGENT_SLOT,
+    INPUT_SLOT,
+    INPUTS,
+    KIND,
+    NUM_FIELDS,
+    OUTPUT_SLOT,
+    OUTPUTS,
+)
 from kanmg.evaluators.simd import pointer, read, write
 
 __all__ = ["MAX_ORDER", "make_jet_sweep"]
 
 MAX_ORDER = 2
-
-
-@part
-def clear(target, start, count):
-    """Set `count` numbers to zero."""
-    for i in range(count):
-        write(target, start + i, 0.0)
 
 
 @part
@@ -82,6 +90,15 @@ def take(work, slot, width, numbers, j, samples, source, begin, is_there):
             write(work, slot + (n * numbers + j) * width + q, value)
 
 
+@part
+def put_cells(layer, cells, samples, block, strip_cells, strip_rows, begin):
+    """Copy the cells of a layer's inputs to an array of shape (inputs, strip_rows)."""
+    for p in range(layer[INPUTS]):
+        for n in range(samples):
+            cell = read(cells, layer[CELL_SLOT] + p * block + n)
+            write(strip_cells, (layer[CELL_ROW] + p) * strip_rows + begin + n, cell)
+
+
 def make_jet_sweep(marker, dtype):
     """Compile the kernel of jets of order 1 or 2, along any number of directions.
 
@@ -90,7 +107,9 @@ def make_jet_sweep(marker, dtype):
     - `VALUES`, shape (N, Q), `FIRST` and `SECOND`, shape (D, N, Q): the jets are written there;
     - `GRADIENTS`: the gradient of the sum of the jets times `COTANGENTS`, `FIRST_COTANGENTS` and `SECOND_COTANGENTS`
       (zeros where there are none) is added up there, in one row per part; if `JACOBIAN` is set, it is the array of
-      shape (N, num_coefficients) for the gradients of every sample's own sum, which must hold zeros.
+      shape (N, num_coefficients) for the gradients of every sample's own sum, which must hold zeros; if `STRIPS` is
+      set, it is the array of shape (strips, STRIP_ROWS, k + 1) for those of their entries that are not zero, and
+      `STRIP_CELLS` that of shape (inputs, STRIP_ROWS) for the cells (see `normal_kernels`), both zeros before.
 
     The points move along `DIRECTIONS`, shape (D, P), the same for all points, or `OWN_DIRECTIONS`, shape (D, N, P);
     `CURVATURES`, shape (D, N, P), are the second derivatives of their paths (zeros where there are none).
@@ -124,8 +143,10 @@ def make_jet_sweep(marker, dtype):
         first_cotangents = carray(pointer(task[FIRST_COTANGENTS]), num_coefficients, dtype)
         second_cotangents = carray(pointer(task[SECOND_COTANGENTS]), num_coefficients, dtype)
         status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
+        strip_cells = carray(pointer(task[STRIP_CELLS]), num_coefficients, np.int64)
+        strip_rows = task[STRIP_ROWS] if task[STRIPS] else 0
         stride = num_coefficients if task[JACOBIAN] else 0
-        if task[GRADIENTS] != 0 and not task[JACOBIAN]:
+        if task[GRADIENTS] != 0 and not task[JACOBIAN] and not task[STRIPS]:
             clear(gradient, 0, num_coefficients)
         begin, end = share(portion, task[PARTS], total_samples, block)
         for start in range(begin, end, block):
@@ -146,6 +167,8 @@ def make_jet_sweep(marker, dtype):
                     forward_affine_jets(layer, theta, work, samples, directions, order)
                 else:
                     derivatives_of_layer(layer, tables, work, cells, samples, block, numbers, status, marker)
+                    if strip_rows > 0:
+                        put_cells(layer, cells, samples, block, strip_cells, strip_rows, start)
                     forward_spline_jets(layer, theta, work, cells, samples, block, directions, order, marker)
             output, adjoint = layers[-1, OUTPUT_SLOT], layers[-1, COTANGENT_SLOT]
             if task[VALUES] != 0:
@@ -167,15 +190,16 @@ def make_jet_sweep(marker, dtype):
                     is_there, j = task[SECOND_COTANGENTS] != 0, 1 + directions + d
                     take(work, adjoint, num_outputs, numbers, j, samples, second_cotangents, shifted, is_there)
             for number in range(len(layers) - 1, -1, -1):
-                layer, want_inputs, place = layers[number], number > 0, stride * start
+                layer, want_inputs, place = layers[number], number > 0, start if strip_rows > 0 else stride * start
                 if layer[KIND] == AFFINE:
                     backward_affine_jets(
-                        layer, theta, work, samples, directions, order, want_inputs, gradient, place, stride
-                    )
+                        layer, theta, work, samples, directions, order, want_inputs, gradient, place, stride,
+                        strip_rows, marker,
+                    )  # fmt: skip
                 else:
                     backward_spline_jets(
                         layer, theta, work, cells, samples, block, directions, order, want_inputs, gradient, place,
-                        stride, marker,
+                        stride, strip_rows, marker,
                     )  # fmt: skip
 
     return sweep

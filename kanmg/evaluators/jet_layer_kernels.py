@@ -38,6 +38,7 @@ from kanmg.evaluators.plan import (
     OUTPUT_SLOT,
     OUTPUTS,
     OUTSIDE,
+    STRIP,
     TABLE,
     TABLE_STRIDE,
     UNIFORM,
@@ -47,6 +48,7 @@ from kanmg.evaluators.plan import (
 from kanmg.evaluators.simd import (
     QUAD,
     dot,
+    lane,
     load,
     multiply,
     multiply_add,
@@ -173,13 +175,27 @@ def add_to(work, place, value):
     write(work, place, read(work, place) + value)
 
 
+@part_inlined
+def strip_place(layer, number, strip_rows, row, count):
+    """Where a row of a layer's strip begins, in an array of shape (strips, strip_rows, count)."""
+    return ((layer[STRIP] + number) * strip_rows + row) * count
+
+
+@part_inlined
+def entry_of_strips(layer, number, strip_rows, row, count):
+    """Where a row has the entry of an affine layer's coefficient."""
+    return strip_place(layer, number // count, strip_rows, row, count) + number % count
+
+
 @part
 def backward_spline_jets(
-    layer, theta, work, cells, samples, block, directions, order, want_inputs, gradient, start, stride, marker
-):
+    layer, theta, work, cells, samples, block, directions, order, want_inputs, gradient, start, stride, strip_rows,
+    marker,
+):  # fmt: skip
     """Add the gradients of a spline layer with respect to its coefficients; where wanted, write its inputs' adjoints.
 
-    The gradient of sample n is added to `gradient[start + n * stride:]`: stride 0 sums over samples.
+    The gradient of sample n is added to `gradient[start + n * stride:]`: stride 0 sums over samples. With `strip_rows`,
+    the entries that are not zero are written to row `start + n` of the strips instead.
     """
     count = len(marker)
     num_inputs, num_outputs, num_basis = layer[INPUTS], layer[OUTPUTS], layer[BASIS]
@@ -208,11 +224,20 @@ def backward_spline_jets(
                         r2 = multiply_add(z1 * z1, b2, r2)
                 row = first + cell * grouped + q
                 phi1, phi2, phi3 = nothing(work, QUAD), nothing(work, QUAD), nothing(work, QUAD)
+                strip, step = strip_place(layer, p * num_outputs + q, strip_rows, start + n, count), strip_rows * count
                 for s in range(count):
                     place = start + n * stride + row + s * grouped
-                    total = multiply_add(read(work, basis + s), r0, load(gradient, place, QUAD))
+                    total = nothing(work, QUAD) if strip_rows > 0 else load(gradient, place, QUAD)
+                    total = multiply_add(read(work, basis + s), r0, total)
                     total = multiply_add(read(work, basis + count + s), r1, total)
-                    store(gradient, place, multiply_add(read(work, basis + 2 * count + s), r2, total))
+                    total = multiply_add(read(work, basis + 2 * count + s), r2, total)
+                    if strip_rows > 0:
+                        write(gradient, strip + s, lane(total, 0))
+                        write(gradient, strip + step + s, lane(total, 1))
+                        write(gradient, strip + 2 * step + s, lane(total, 2))
+                        write(gradient, strip + 3 * step + s, lane(total, 3))
+                    else:
+                        store(gradient, place, total)
                     if want_inputs:
                         quad = load(theta, row + s * grouped, QUAD)
                         phi1 = multiply_add(read(work, basis + count + s), quad, phi1)
@@ -239,6 +264,9 @@ def backward_spline_jets(
                         s2 += z1 * z1 * second
                 row = first + num_basis * q + cell
                 place = start + n * stride + row
+                if strip_rows > 0:
+                    # A strip holds zeros, to which the one sum of its row is added.
+                    place = strip_place(layer, p * num_outputs + q, strip_rows, start + n, count)
                 vector = multiply_add(s0, load(work, basis, marker), load(gradient, place, marker))
                 vector = multiply_add(s1, load(work, basis + count, marker), vector)
                 store(gradient, place, multiply_add(s2, load(work, basis + 2 * count, marker), vector))
@@ -274,17 +302,25 @@ def forward_affine_jets(layer, theta, work, samples, directions, order):
 
 
 @part
-def backward_affine_jets(layer, theta, work, samples, directions, order, want_inputs, gradient, start, stride):
+def backward_affine_jets(
+    layer, theta, work, samples, directions, order, want_inputs, gradient, start, stride, strip_rows, marker
+):
     """Add the gradients of an affine layer; arguments as those of `backward_spline_jets`."""
     num_inputs, num_outputs, first = layer[INPUTS], layer[OUTPUTS], layer[COEFFICIENTS]
-    numbers, bias = 1 + directions * order, layer[INPUTS] * layer[OUTPUTS]
+    numbers, bias, count = 1 + directions * order, layer[INPUTS] * layer[OUTPUTS], len(marker)
     for n in range(samples):
         place = start + n * stride + first
         for j in range(numbers):
             z = layer[INPUT_SLOT] + (n * numbers + j) * num_inputs
             b = layer[COTANGENT_SLOT] + (n * numbers + j) * num_outputs
             for p in range(num_inputs):
-                spread(gradient, place + p * num_outputs, num_outputs, work, z + p, b, ONE)
+                if strip_rows > 0:
+                    factor = read(work, z + p)
+                    for q in range(num_outputs):
+                        entry = entry_of_strips(layer, p * num_outputs + q, strip_rows, start + n, count)
+                        add_to(gradient, entry, factor * read(work, b + q))
+                else:
+                    spread(gradient, place + p * num_outputs, num_outputs, work, z + p, b, ONE)
                 if want_inputs:
                     pulled = 0.0
                     for q in range(num_outputs):
@@ -292,4 +328,7 @@ def backward_affine_jets(layer, theta, work, samples, directions, order, want_in
                     write(work, layer[ADJOINT_SLOT] + (n * numbers + j) * num_inputs + p, pulled)
             if layer[BIAS] and j == 0:
                 for q in range(num_outputs):
-                    add_to(gradient, place + bias + q, read(work, b + q))
+                    entry = place + bias + q
+                    if strip_rows > 0:
+                        entry = entry_of_strips(layer, bias + q, strip_rows, start + n, count)
+                    add_to(gradient, entry, read(work, b + q))

@@ -11,7 +11,7 @@ coefficients stay in the first-level cache while a whole block uses them.
 A kernel is called with the number of a portion of the samples, the slot of the thread that computes it (which workspace
 is its own), and the address of a *task*: an array of int64 that holds the addresses of all arrays and all sizes. This
 keeps the call cheap, takes read-only arrays as they are, and lets one loop, compiled once, run every kernel in
-parallel. The kernels themselves are in `sweep`, `jet_kernels` and `dense_kernels`.
+parallel. The kernels themselves are in `sweep`, `jet_kernels`, `dense_kernels` and `normal_kernels`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from kanmg.evaluators.simd import read, write
 # Fields of a task. First those that not every call has: addresses of arrays, zero where there is none.
 POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(8)
 DIRECTIONS, THETA_DIRECTION, FIRST, SECOND, FIRST_COTANGENTS, SECOND_COTANGENTS, GRADIENT_BYTES = range(8, 15)
-OWN_DIRECTIONS, CURVATURES = 15, 16
-NUM_VARIABLE = 17
-THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(17, 24)
-SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(24, 31)
-NUM_DIRECTIONS, ORDER = 31, 32
-NUM_TASK_FIELDS = 33
+OWN_DIRECTIONS, CURVATURES, STRIPS, STRIP_CELLS, STRIP_ROWS, PLACES, MATRIX, VECTOR = range(15, 23)
+NUM_VARIABLE = 23
+THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(23, 30)
+SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(30, 37)
+NUM_DIRECTIONS, ORDER = 37, 38
+NUM_TASK_FIELDS = 39
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
 # compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
@@ -87,6 +87,13 @@ def share(number, parts, samples, block):
     """Share the samples out: the first of one part and of the next; whole blocks, a function of the numbers alone."""
     blocks = (samples + block - 1) // block
     return min(number * blocks // parts * block, samples), min((number + 1) * blocks // parts * block, samples)
+
+
+@part
+def clear(target, start, count):
+    """Set `count` numbers to zero."""
+    for i in range(count):
+        write(target, start + i, 0.0)
 
 
 @part

@@ -27,7 +27,13 @@ IntArray = npt.NDArray[np.int64]
 KIND, INPUTS, OUTPUTS, BASIS, COEFFICIENTS, TABLE, TABLE_STRIDE, CELLS, UNIFORM, OUTSIDE = range(10)
 INPUT_SLOT, OUTPUT_SLOT, ADJOINT_SLOT, COTANGENT_SLOT, CELL_SLOT, VALUE_SLOT, SLOPE_SLOT, BIAS, NUMBER = range(10, 19)
 ORDER_SLOT = 19
-NUM_FIELDS = 20
+# Among the strips of the normal equations: a layer's first strip, and its first input's row of cells.
+STRIP, CELL_ROW = 20, 21
+NUM_FIELDS = 22
+
+# Columns of `StripPlan.strips`: the row of cells, the functions on all cells, and where their places begin.
+STRIP_CELL, STRIP_BASIS, STRIP_PLACE = range(3)
+NUM_STRIP_FIELDS = 3
 
 AFFINE, SPLINE = 0, 1
 
@@ -113,14 +119,19 @@ def make_plan(network: Network, dtype: np.dtype[Any], *, grouped: bool = True) -
     block = _block_size(network, degree, dtype)
     layers = np.zeros((len(network.layers), NUM_FIELDS), np.int64)
     tables, positions = _Pile(), []
-    num_coefficients = 0
+    num_coefficients = num_strips = 0
+    num_cell_rows = 1
     for number, layer in enumerate(network.layers):
         row = layers[number]
+        row[[STRIP, CELL_ROW]] = num_strips, num_cell_rows
         row[[INPUTS, OUTPUTS, COEFFICIENTS, NUMBER]] = layer.num_inputs, layer.num_outputs, num_coefficients, number + 1
         if isinstance(layer, Affine):
             shape, first = _fill_affine(row, layer), 0
+            num_strips += -(-layer.num_coefficients // (degree + 1))
         else:
             shape, first = _fill_spline(row, layer, degree, tables)
+            num_strips += layer.num_inputs * layer.num_outputs
+            num_cell_rows += layer.num_inputs
         positions.append(num_coefficients + _positions(layer, shape, first, grouped=grouped))
         num_coefficients += math.prod(shape)
     work_size, cells_size = _fill_slots(layers, network.widths, block, degree)

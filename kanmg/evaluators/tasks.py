@@ -156,6 +156,10 @@ class Task:
         """Copy the coefficients to where the kernels look for them."""
         self._theta[self._positions] = theta
 
+    def set_strips(self, rows: int) -> None:
+        """Say how many rows the strips of this call have."""
+        self._fields[kernels.STRIP_ROWS] = rows
+
     def want_gradient(self) -> None:
         """Ask for the gradient of this call."""
         if len(self._gradients) < self._parts:

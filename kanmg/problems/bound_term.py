@@ -30,8 +30,6 @@ __all__ = ["BoundTerm"]
 # Entries of the jets of one chunk of points. Tensors of as many points are also below the size at which torch wakes up
 # its threads, which would compete with the evaluator's.
 _JET_ENTRIES = 1 << 17
-# Entries of the dense Jacobians that `normal_equations` builds one after the other.
-_JACOBIAN_ENTRIES = 1 << 22
 
 
 class _Sweep(NamedTuple):
@@ -137,7 +135,7 @@ class BoundTerm:
         for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
             part = sweep.residuals.square().sum()
-            gradient += self._pull_back(evaluator.jet_adjoint, theta, sweep, part, None)
+            gradient += self._pull_back(evaluator, theta, sweep, part, None)
             loss += part.item()
         return loss
 
@@ -153,31 +151,40 @@ class BoundTerm:
         for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
             seed = torch.from_numpy(columns[rows].copy())
-            gradient += self._pull_back(evaluator.jet_adjoint, theta, sweep, sweep.residuals, seed)
+            gradient += self._pull_back(evaluator, theta, sweep, sweep.residuals, seed)
 
     def add_normal_equations(self, evaluator: Evaluator, theta: Array, vector: Array, matrix: Array) -> float:
         """Return the sum of the squared residuals R, and add J^T R to `vector`, J^T J to `matrix`."""
-        total, sums = torch.from_numpy(vector), torch.from_numpy(matrix)
-        loss = 0.0
-        for rows in self._chunks(row_size=len(theta), entries=_JACOBIAN_ENTRIES):
+        loss, size = 0.0, evaluator.network.num_coefficients
+        for rows in self._chunks():
             sweep = self._sweep(evaluator, theta, rows)
-            for column in sweep.residuals.unbind(dim=1):
-                jacobian = self._pull_back(evaluator.jet_jacobian, theta, sweep, column, torch.ones_like(column))
-                tall, residuals = torch.from_numpy(jacobian), column.detach()
-                # torch multiplies on as many threads as the user has set.
-                sums.addmm_(tall.T, tall)
-                total.addmv_(tall.T, residuals)
-                loss += residuals.square().sum().item()
+            paths, residuals = sweep.paths, sweep.residuals.detach()
+            cotangents = [self._cotangents(sweep, column.sum(), None)[0] for column in sweep.residuals.unbind(dim=1)]
+            part, right = evaluator.jet_gauss_newton(
+                theta[:size], paths.inputs, paths.directions, cotangents, residuals.numpy(), **paths.options
+            )
+            matrix[:size, :size] += part
+            vector[:size] += right
+            if sweep.unknowns:
+                self._add_parameters(evaluator, theta, sweep, vector, matrix)
+            loss += residuals.square().sum().item()
         return loss
+
+    def _add_parameters(self, evaluator: Evaluator, theta: Array, sweep: _Sweep, vector: Array, matrix: Array) -> None:
+        """Add what belongs to the parameters, whose columns of J are taken back like any other vector."""
+        size = evaluator.network.num_coefficients
+        residuals = sweep.residuals.detach()
+        for j, column in enumerate(_columns(sweep.residuals, sweep.unknowns), start=size):
+            row = self._pull_back(evaluator, theta, sweep, sweep.residuals, column)
+            matrix[j] += row
+            matrix[:size, j] += row[:size]
+            vector[j] += (column * residuals).sum().item()
 
     # ------------------------------------------------------------------------------------------------- chunks of points
 
-    def _chunks(self, row_size: int = 0, entries: int = _JET_ENTRIES) -> Iterator[slice]:
-        """Cut the points so that neither jets nor rows of `row_size` entries exceed their bounds."""
-        if not row_size:
-            return row_chunks(len(self.term), self._jet_size, _JET_ENTRIES)
-        largest = max(row_size / entries, self._jet_size / _JET_ENTRIES)
-        return row_chunks(len(self.term), 1, max(1, int(1 / largest)))
+    def _chunks(self) -> Iterator[slice]:
+        """Cut the points so that jets stay within their bound."""
+        return row_chunks(len(self.term), self._jet_size, _JET_ENTRIES)
 
     def _sweep(self, evaluator: Evaluator, theta: Array, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
@@ -228,14 +235,18 @@ class BoundTerm:
         )
 
     def _pull_back(
-        self,
-        adjoint: Callable[..., Array],
-        theta: Array,
-        sweep: _Sweep,
-        outputs: torch.Tensor,
-        seed: torch.Tensor | None,
+        self, evaluator: Evaluator, theta: Array, sweep: _Sweep, outputs: torch.Tensor, seed: torch.Tensor | None
     ) -> Array:
-        """Take cotangents of the residuals back to the coefficients: first by torch, then by the evaluator."""
+        """Differentiate what was computed from the residuals: first by torch, then by the evaluator."""
+        jet, unknowns = self._cotangents(sweep, outputs, seed)
+        paths, size = sweep.paths, evaluator.network.num_coefficients
+        gradient = evaluator.jet_adjoint(theta[:size], paths.inputs, paths.directions, jet, **paths.options)
+        return np.concatenate([gradient, torch.stack(unknowns).numpy()]) if unknowns else gradient
+
+    def _cotangents(
+        self, sweep: _Sweep, outputs: torch.Tensor, seed: torch.Tensor | None
+    ) -> tuple[Jet, list[torch.Tensor]]:
+        """Differentiate what was computed from the residuals, by torch, with respect to the jets and the unknowns."""
         flat = [leaf for own in sweep.leaves for leaf in own.values()]
         gradients = torch.autograd.grad(
             outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -247,15 +258,7 @@ class BoundTerm:
             for q in own:
                 cotangent[:, q] = next(remaining).numpy()
             cotangents.append(cotangent)
-        size = len(theta) - len(sweep.unknowns)
-        paths = sweep.paths
-        spread = paths.network_cotangents(self.plan.spread(cotangents, sweep.jet))
-        result = adjoint(theta[:size], paths.inputs, paths.directions, spread, **paths.options)
-        if not sweep.unknowns:
-            return result
-        is_jacobian = result.ndim == 2
-        tail = _columns(outputs, sweep.unknowns) if is_jacobian else torch.stack(list(remaining))
-        return np.concatenate([result, tail.numpy()], axis=-1)
+        return sweep.paths.network_cotangents(self.plan.spread(cotangents, sweep.jet)), list(remaining)
 
     def _weight_roots(self) -> Array:
         """Roots of what multiplies the squared residuals in the loss: shape (N, 1)."""
@@ -265,21 +268,20 @@ class BoundTerm:
         return np.asarray(np.sqrt(factors)[:, None], points.dtype)
 
 
-def _columns(outputs: torch.Tensor, unknowns: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Differentiate each of the outputs, shape (n,), by each of the unknowns: shape (n, number of unknowns).
+def _columns(residuals: torch.Tensor, unknowns: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Differentiate every residual by each of the unknowns: columns of the Jacobian, shaped like the residuals.
 
-    The product of a vector s with this Jacobian, which torch computes backwards, is linear in s; its derivatives by the
-    entries of s are the columns.
+    The product of a vector s with the transposed Jacobian, which torch computes backwards, is linear in s; its
+    derivatives by the entries of s are the columns.
     """
-    seed = torch.zeros_like(outputs, requires_grad=True)
-    products = torch.autograd.grad(outputs, unknowns, seed, create_graph=True, allow_unused=True)
-    columns = [
-        torch.zeros_like(outputs, requires_grad=False)
+    seed = torch.zeros_like(residuals, requires_grad=True)
+    products = torch.autograd.grad(residuals, unknowns, seed, create_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(residuals, requires_grad=False)
         if product is None or not product.requires_grad
         else torch.autograd.grad(product, seed, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
         for product in products
     ]
-    return torch.stack(columns, dim=1)
 
 
 def _by_side(wanted: Wanted) -> tuple[str, int, Request]:

@@ -222,8 +222,8 @@ def test_normal_equations_and_pull_back_agree_with_finite_differences(problem, l
     ]
     jacobian, residuals = np.stack(columns, axis=1), problem.residuals(level.evaluator, theta)
     cotangents = np.random.default_rng(4).standard_normal(problem.num_residuals)
-    for entries in (bound_term._JACOBIAN_ENTRIES, 3 * theta.size):
-        monkeypatch.setattr(bound_term, "_JACOBIAN_ENTRIES", entries)
+    for entries in (bound_term._JET_ENTRIES, 50):
+        monkeypatch.setattr(bound_term, "_JET_ENTRIES", entries)
         loss, gradient, matrix = problem.normal_equations(level.evaluator, theta)
         assert loss == pytest.approx(residuals @ residuals, rel=1e-12)
         np.testing.assert_allclose(matrix, 2 * jacobian.T @ jacobian, rtol=0, atol=1e-8)
@@ -232,6 +232,17 @@ def test_normal_equations_and_pull_back_agree_with_finite_differences(problem, l
         np.testing.assert_allclose(gradient, exact, rtol=0, atol=1e-13 * np.abs(exact).max() + 1e-14)
     pulled = problem.pull_back(level.evaluator, theta, cotangents)
     np.testing.assert_allclose(pulled, jacobian.T @ cotangents, rtol=0, atol=1e-8)
+
+
+def test_compiled_evaluator_agrees_with_the_reference(problem, level):
+    theta = point_of(problem, level)
+    compiled = kanmg.Hierarchy([level.network], evaluator="cpu")[0].evaluator
+    for method in ("normal_equations", "loss_and_gradient"):
+        pairs = zip(
+            getattr(problem, method)(compiled, theta), getattr(problem, method)(level.evaluator, theta), strict=True
+        )
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 def test_float32_stays_float32():
