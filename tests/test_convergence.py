@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import matplotlib as mpl
 import numpy as np
@@ -212,3 +213,10 @@ def test_test_points_are_asked_for_where_the_domain_is_unknown():
     x = np.linspace(0, 1, 20).reshape(-1, 1)
     with pytest.raises(KanmgValueError, match="Pass `test_points=`"):
         kanmg.convergence_study(kanmg.Regression(x, x), hierarchy)
+
+
+def test_a_study_can_be_pickled(study):
+    again = pickle.loads(pickle.dumps(study))  # noqa: S301 - our own bytes
+    assert str(again) == str(study)
+    x = np.linspace(0, 1, 11).reshape(-1, 1)
+    np.testing.assert_array_equal(again.solutions[-1](x), study.solutions[-1](x))

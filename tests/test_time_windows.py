@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -335,3 +337,9 @@ def test_without_throw_a_failed_window_is_the_last():
     assert len(solution.solutions) == 1
     assert solution.times.tolist() == [0.0, 1.0]
     assert solution.solutions[0].status in {kanmg.Status.DIVERGED, kanmg.Status.NON_FINITE}
+
+
+def test_it_can_be_pickled(solution):
+    t = np.linspace(0, END, 11).reshape(-1, 1)
+    again = pickle.loads(pickle.dumps(solution))  # noqa: S301 - our own bytes
+    np.testing.assert_array_equal(again(t), solution(t))
