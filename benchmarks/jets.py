@@ -3,7 +3,8 @@
 [2, 10, 10, 1], degree 5, 16 cells, float64: mean((u_xx + u_yy - f)^2) and its gradient. kanmg: one forward sweep
 for the jets, the residual's own derivative, one adjoint sweep. torch: the reference evaluator's layers (gathered
 coefficients, local basis functions) with automatic differentiation: twice for u_xx and u_yy, once for the gradient.
-Losses and gradients are compared first.
+Losses and gradients are compared first. Coefficients differ from call to call, as in training: the evaluator would
+otherwise find the jets of the call before.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ class Case:
         self.theta = 0.3 * rng.standard_normal(network.num_coefficients)
         self.x, self.f = rng.uniform(-1.0, 1.0, (num_points, 2)), rng.standard_normal((num_points, 1))
 
+    def move(self) -> None:
+        """Change the coefficients."""
+        self.theta = self.theta * (1.0 + 1e-12)
+
     def kanmg(self) -> tuple[float, np.ndarray]:
+        self.move()
         jet = self.cpu.jet(self.theta, self.x, DIRECTIONS, 2)
         residuals = jet.derivatives[1].sum(axis=0) - self.f
         cotangents = 2.0 / len(residuals) * residuals
@@ -44,6 +50,7 @@ class Case:
         return float(np.mean(residuals**2)), gradient
 
     def torch(self) -> tuple[float, np.ndarray]:
+        self.move()
         theta = torch.from_numpy(self.theta).clone().requires_grad_()
         x = torch.from_numpy(self.x).clone().requires_grad_()
         u = self.reference.forward(theta, x)

@@ -12,6 +12,7 @@ from kanmg.evaluators import kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
+from kanmg.evaluators.jet_memory import JetMemory
 from kanmg.evaluators.plan import jet_plan, make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.evaluators.strips import StripProduct
@@ -79,7 +80,7 @@ class CPUEvaluator(Evaluator):
         self._num_outputs = network.num_outputs
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._task = Task(self._plan, self.dtype)
-        self._jet_tasks: dict[tuple[int, int], Task] = {}
+        self._jet_tasks: dict[tuple[int, int], tuple[Task, JetMemory]] = {}
         self._kernels: dict[Any, int] = {}
 
     def value(self, theta: Array, x: Array) -> Array:
@@ -268,16 +269,25 @@ class CPUEvaluator(Evaluator):
         """Run the kernel of jets on contiguous arrays; returns the gradient if it is wanted."""
         directions *= order > 0
         if (directions, order) not in self._jet_tasks:
-            task = Task(jet_plan(self._plan, directions, order), self.dtype)
-            task.set_jets(directions, order)
-            self._jet_tasks[directions, order] = task
-        kernel, task = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
+            new = Task(jet_plan(self._plan, directions, order), self.dtype)
+            new.set_jets(directions, order)
+            self._jet_tasks[directions, order] = new, JetMemory(self.dtype)
+        kernel, (task, memory) = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
+            arguments = theta, x, *map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
+            known, kept = memory.find(arguments), None
+            if known is not None:
+                fields[kernels.KNOWN_JETS] = known
+            elif kernels.VALUES in fields:
+                kept = memory.room(task.hidden_size(len(x)))
+                fields |= {} if kept is None else {kernels.KEPT_JETS: kept}
             work = len(x) * (1 + directions * order) * self._costs[gradient]
             task.fill(x, fields, num_parts(work, gradient_size))
             task.set_strips(strip_rows)
             self._execute(kernel, task, theta, gradient=gradient)
+            if kept is not None:
+                memory.keep(arguments, kept)
             return self._compressed(task.gradient()) if gradient else task.nothing
 
     def _execute(self, kernel: int, task: Task, theta: Array, *, gradient: bool) -> None:

@@ -11,6 +11,7 @@ from kanmg.evaluators.jet_layer_kernels import (
     derivatives_of_layer,
     forward_affine_jets,
     forward_spline_jets,
+    row_length,
 )
 from kanmg.evaluators.kernels import (
     BLOCK,
@@ -24,6 +25,8 @@ from kanmg.evaluators.kernels import (
     GRADIENT_BYTES,
     GRADIENTS,
     JACOBIAN,
+    KEPT_JETS,
+    KNOWN_JETS,
     LAYERS,
     NUM_COEFFICIENTS,
     NUM_DIRECTIONS,
@@ -53,6 +56,7 @@ from kanmg.evaluators.kernels import (
     share,
 )
 from kanmg.evaluators.plan import (
+    ADJOINT_SLOT,
     AFFINE,
     CELL_ROW,
     CELL_SLOT,
@@ -72,22 +76,33 @@ MAX_ORDER = 2
 
 
 @part
-def put(work, slot, width, numbers, j, samples, target, begin):
-    """Copy number j of the jets of a block to an array of shape (N, width)."""
+def begin_jets(layer, x, lines, are_own, curvatures, is_curved, work, start, samples, total_samples, directions, order):
+    """Write the jets of the first layer's inputs for a block of samples."""
+    num_inputs, length = layer[INPUTS], row_length(layer[INPUTS])
+    numbers = 1 + (directions + directions % 2) * order
+    clear(work, layer[INPUT_SLOT], samples * numbers * length)
     for n in range(samples):
-        for q in range(width):
-            write(target, (begin + n) * width + q, read(work, slot + (n * numbers + j) * width + q))
+        z = layer[INPUT_SLOT] + n * numbers * length
+        copy(x, (start + n) * num_inputs, work, z, num_inputs)
+        for d in range(directions):
+            path, line = (start + n + d * total_samples) * num_inputs, z + (1 + d) * length
+            copy(lines, path if are_own else d * num_inputs, work, line, num_inputs)
+            if order == 2 and is_curved:
+                copy(curvatures, path, work, line + (directions + directions % 2) * length, num_inputs)
 
 
 @part
-def take(work, slot, width, numbers, j, samples, source, begin, is_there):
-    """Copy number j of the jets of a block from an array of shape (N, width); zeros if it is not there."""
+def put(work, slot, width, numbers, j, samples, target, begin):
+    """Copy number j of the jets of a block to an array of shape (N, width)."""
     for n in range(samples):
-        for q in range(width):
-            value = 0.0
-            if is_there:
-                value = read(source, (begin + n) * width + q)
-            write(work, slot + (n * numbers + j) * width + q, value)
+        copy(work, slot + (n * numbers + j) * row_length(width), target, (begin + n) * width, width)
+
+
+@part
+def take(work, slot, width, numbers, j, samples, source, begin):
+    """Copy number j of the jets of a block from an array of shape (N, width)."""
+    for n in range(samples):
+        copy(source, (begin + n) * width, work, slot + (n * numbers + j) * row_length(width), width)
 
 
 @part
@@ -112,7 +127,8 @@ def make_jet_sweep(marker, dtype):
       `STRIP_CELLS` that of shape (inputs, STRIP_ROWS) for the cells (see `normal_kernels`), both zeros before.
 
     The points move along `DIRECTIONS`, shape (D, P), the same for all points, or `OWN_DIRECTIONS`, shape (D, N, P);
-    `CURVATURES`, shape (D, N, P), are the second derivatives of their paths (zeros where there are none).
+    `CURVATURES`, shape (D, N, P), are the second derivatives of their paths (zeros where there are none). The hidden
+    jets are written to `KEPT_JETS`, one block's workspace behind the other, and taken from `KNOWN_JETS`.
     """
     version = SOURCE_VERSION
 
@@ -122,10 +138,11 @@ def make_jet_sweep(marker, dtype):
             return
         task = carray(pointer(address), NUM_TASK_FIELDS, np.int64)
         layers = carray(pointer(task[LAYERS]), (task[NUM_LAYERS], NUM_FIELDS), np.int64)
-        num_inputs, num_outputs = layers[0, INPUTS], layers[-1, OUTPUTS]
+        num_outputs = layers[-1, OUTPUTS]
         total_samples, block, num_coefficients = task[SAMPLES], task[BLOCK], task[NUM_COEFFICIENTS]
         directions, order = task[NUM_DIRECTIONS], task[ORDER]
-        numbers = 1 + directions * order
+        paired = directions + directions % 2
+        numbers, hidden = 1 + paired * order, layers[0, ADJOINT_SLOT]
         # The kernels address by element and never ask for a length.
         theta = carray(pointer(task[THETA]), num_coefficients, dtype)
         x = carray(pointer(task[POINTS]), num_coefficients, dtype)
@@ -143,6 +160,8 @@ def make_jet_sweep(marker, dtype):
         first_cotangents = carray(pointer(task[FIRST_COTANGENTS]), num_coefficients, dtype)
         second_cotangents = carray(pointer(task[SECOND_COTANGENTS]), num_coefficients, dtype)
         status = carray(pointer(task[STATUS] + portion * 8), 1, np.int64)
+        known = carray(pointer(task[KNOWN_JETS]), num_coefficients, dtype)
+        kept = carray(pointer(task[KEPT_JETS]), num_coefficients, dtype)
         strip_cells = carray(pointer(task[STRIP_CELLS]), num_coefficients, np.int64)
         strip_rows = task[STRIP_ROWS] if task[STRIPS] else 0
         stride = num_coefficients if task[JACOBIAN] else 0
@@ -151,25 +170,28 @@ def make_jet_sweep(marker, dtype):
         begin, end = share(portion, task[PARTS], total_samples, block)
         for start in range(begin, end, block):
             samples = min(block, end - start)
-            for n in range(samples):
-                z = layers[0, INPUT_SLOT] + n * numbers * num_inputs
-                copy(x, (start + n) * num_inputs, work, z, num_inputs)
-                for d in range(directions):
-                    path = (start + n + d * total_samples) * num_inputs
-                    copy(lines, path if are_own else d * num_inputs, work, z + (1 + d) * num_inputs, num_inputs)
-                    if order == 2 and task[CURVATURES] != 0:
-                        copy(curvatures, path, work, z + (1 + directions + d) * num_inputs, num_inputs)
-                    elif order == 2:
-                        clear(work, z + (1 + directions + d) * num_inputs, num_inputs)
+            if task[KNOWN_JETS] != 0:
+                copy(known, start // block * hidden, work, 0, hidden)
+            else:
+                is_curved = task[CURVATURES] != 0
+                begin_jets(
+                    layers[0], x, lines, are_own, curvatures, is_curved, work, start, samples, total_samples,
+                    directions, order,
+                )  # fmt: skip
             for number in range(len(layers)):
                 layer = layers[number]
-                if layer[KIND] == AFFINE:
-                    forward_affine_jets(layer, theta, work, samples, directions, order)
-                else:
+                if layer[KIND] != AFFINE and (task[KNOWN_JETS] == 0 or task[GRADIENTS] != 0):
                     derivatives_of_layer(layer, tables, work, cells, samples, block, numbers, status, marker)
                     if strip_rows > 0:
                         put_cells(layer, cells, samples, block, strip_cells, strip_rows, start)
-                    forward_spline_jets(layer, theta, work, cells, samples, block, directions, order, marker)
+                if task[KNOWN_JETS] != 0:
+                    continue
+                if layer[KIND] == AFFINE:
+                    forward_affine_jets(layer, theta, work, samples, paired, order)
+                else:
+                    forward_spline_jets(layer, theta, work, cells, samples, block, paired, order, marker)
+            if task[KEPT_JETS] != 0:
+                copy(work, 0, kept, start // block * hidden, hidden)
             output, adjoint = layers[-1, OUTPUT_SLOT], layers[-1, COTANGENT_SLOT]
             if task[VALUES] != 0:
                 put(work, output, num_outputs, numbers, 0, samples, values, start)
@@ -178,27 +200,28 @@ def make_jet_sweep(marker, dtype):
                 if task[FIRST] != 0:
                     put(work, output, num_outputs, numbers, 1 + d, samples, first_derivatives, shifted)
                 if task[SECOND] != 0:
-                    put(work, output, num_outputs, numbers, 1 + directions + d, samples, second_derivatives, shifted)
+                    put(work, output, num_outputs, numbers, 1 + paired + d, samples, second_derivatives, shifted)
             if task[GRADIENTS] == 0:
                 continue
-            take(work, adjoint, num_outputs, numbers, 0, samples, cotangents, start, task[COTANGENTS] != 0)
+            clear(work, adjoint, samples * numbers * row_length(num_outputs))
+            if task[COTANGENTS] != 0:
+                take(work, adjoint, num_outputs, numbers, 0, samples, cotangents, start)
             for d in range(directions):
                 shifted = start + d * total_samples
-                is_there = task[FIRST_COTANGENTS] != 0
-                take(work, adjoint, num_outputs, numbers, 1 + d, samples, first_cotangents, shifted, is_there)
-                if order == 2:
-                    is_there, j = task[SECOND_COTANGENTS] != 0, 1 + directions + d
-                    take(work, adjoint, num_outputs, numbers, j, samples, second_cotangents, shifted, is_there)
+                if task[FIRST_COTANGENTS] != 0:
+                    take(work, adjoint, num_outputs, numbers, 1 + d, samples, first_cotangents, shifted)
+                if task[SECOND_COTANGENTS] != 0:
+                    take(work, adjoint, num_outputs, numbers, 1 + paired + d, samples, second_cotangents, shifted)
             for number in range(len(layers) - 1, -1, -1):
                 layer, want_inputs, place = layers[number], number > 0, start if strip_rows > 0 else stride * start
                 if layer[KIND] == AFFINE:
                     backward_affine_jets(
-                        layer, theta, work, samples, directions, order, want_inputs, gradient, place, stride,
+                        layer, theta, work, samples, paired, order, want_inputs, gradient, place, stride,
                         strip_rows, marker,
                     )  # fmt: skip
                 else:
                     backward_spline_jets(
-                        layer, theta, work, cells, samples, block, directions, order, want_inputs, gradient, place,
+                        layer, theta, work, cells, samples, block, paired, order, want_inputs, gradient, place,
                         stride, strip_rows, marker,
                     )  # fmt: skip
 

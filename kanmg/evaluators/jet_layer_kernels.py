@@ -11,14 +11,18 @@ for every direction: phi, phi' and phi'' are contracted once for all directions.
     adjoint of the coefficients  r0 B + r1 B' + r2 B''
     adjoints of the inputs       a0 = r0 phi' + r1 phi'' + r2 phi''',   a1 = b1 phi' + 2 b2 phi'' z1,   a2 = b2 phi'
 
-In the workspace the numbers of a block lie in the order (sample, j, input), and the basis functions of an input as
-(sample, derivative, function), for derivatives up to the third.
+Directions come in pairs, without a loop over the two: a direction of zeros is added where their number is odd.
+
+In the workspace the numbers of a block lie in the order (sample, j, input), in rows of whole vectors that end with
+zeros, and the basis functions of an input as (sample, derivative, function), for derivatives up to the third.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from kanmg.evaluators.basis_kernels import find_cell
-from kanmg.evaluators.kernels import part, part_inlined
+from kanmg.evaluators.kernels import clear, copy, part, part_inlined
 from kanmg.evaluators.layer_kernels import ONE
 from kanmg.evaluators.plan import (
     ADJOINT_SLOT,
@@ -26,6 +30,7 @@ from kanmg.evaluators.plan import (
     BIAS,
     CELL_SLOT,
     CELLS,
+    CLAMP,
     COEFFICIENTS,
     COTANGENT_SLOT,
     ERROR,
@@ -38,6 +43,7 @@ from kanmg.evaluators.plan import (
     OUTPUT_SLOT,
     OUTPUTS,
     OUTSIDE,
+    SLOPE_SLOT,
     STRIP,
     TABLE,
     TABLE_STRIDE,
@@ -47,20 +53,96 @@ from kanmg.evaluators.plan import (
 )
 from kanmg.evaluators.simd import (
     QUAD,
-    dot,
+    add,
+    affine,
+    column,
+    dots,
+    gather,
     lane,
+    limit,
     load,
     multiply,
     multiply_add,
     nothing,
     read,
     store,
+    store_floor,
+    subtract,
+    total,
+    totals,
+    where_same,
     write,
 )
 from kanmg.evaluators.spline_kernels import contract, spread
 
 DERIVATIVES = 4
 """Of the basis functions: from the functions themselves to their third derivatives."""
+
+
+@part_inlined
+def row_length(width):
+    """Entries of a row of so many numbers in the workspace: whole vectors, with zeros at the end."""
+    return (width + GROUP - 1) // GROUP * GROUP
+
+
+@part_inlined
+def taylor_coefficients(t, tables, polynomial, marker):
+    """Evaluate the k + 1 local polynomials and their first three Taylor coefficients at t, by Horner's rule."""
+    count = len(marker)
+    value = load(tables, polynomial + (count - 1) * count, marker)
+    slope, curvature, third = value, nothing(tables, marker), nothing(tables, marker)
+    value = multiply_add(t, value, load(tables, polynomial + (count - 2) * count, marker))
+    if count > 2:
+        curvature = slope
+        slope = multiply_add(t, slope, value)
+        value = multiply_add(t, value, load(tables, polynomial + (count - 3) * count, marker))
+    if count > 3:
+        third = curvature
+        curvature = multiply_add(t, curvature, slope)
+        slope = multiply_add(t, slope, value)
+        value = multiply_add(t, value, load(tables, polynomial + (count - 4) * count, marker))
+    for j in range(count - 5, -1, -1):
+        third = multiply_add(t, third, curvature)
+        curvature = multiply_add(t, curvature, slope)
+        slope = multiply_add(t, slope, value)
+        value = multiply_add(t, value, load(tables, polynomial + j * count, marker))
+    return value, slope, curvature, third
+
+
+@part_inlined
+def store_derivatives(t, scale, tables, polynomial, work, place, marker):
+    """Write the local functions and their first three derivatives; `scale` is that from t to x."""
+    count = len(marker)
+    value, slope, curvature, third = taylor_coefficients(t, tables, polynomial, marker)
+    store(work, place, value)
+    store(work, place + count, multiply(scale, slope))
+    store(work, place + 2 * count, multiply(2.0 * scale * scale, curvature))
+    store(work, place + 3 * count, multiply(6.0 * scale * scale * scale, third))
+
+
+@part
+def uniform_derivatives(layer, at, p, tables, work, cells, samples, block, numbers, marker):
+    """Fill cells and basis functions of one input on uniform knots, continued or clamped outside.
+
+    Four samples at a time: up to three beyond the last one are computed too, from whatever the workspace holds.
+    """
+    size = DERIVATIVES * len(marker)
+    input_slot, cell_slot = layer[INPUT_SLOT] + p, layer[CELL_SLOT] + p * block
+    stride, place = numbers * row_length(layer[INPUTS]), layer[VALUE_SLOT] + p * block * size
+    left, inverse, polynomial = tables[at], tables[at + 2], at + 3
+    low, high, last = -np.inf, np.inf, layer[CELLS] - 1.0
+    if layer[OUTSIDE] == CLAMP:
+        low, high = 0.0, 1.0 * layer[CELLS]
+    for n in range(0, samples, 4):
+        u = affine(gather(work, input_slot + n * stride, stride, QUAD), left, inverse)
+        inside = limit(u, low, high)
+        t = subtract(inside, store_floor(cells, cell_slot + n, u, last))
+        scale = where_same(u, inside, inverse)
+        store_derivatives(lane(t, 0), lane(scale, 0), tables, polynomial, work, place, marker)
+        store_derivatives(lane(t, 1), lane(scale, 1), tables, polynomial, work, place + size, marker)
+        store_derivatives(lane(t, 2), lane(scale, 2), tables, polynomial, work, place + 2 * size, marker)
+        store_derivatives(lane(t, 3), lane(scale, 3), tables, polynomial, work, place + 3 * size, marker)
+        place += 4 * size
 
 
 @part
@@ -85,14 +167,7 @@ def local_derivatives(x, layer, at, tables, work, place, status, marker):
         inverse = tables[at + 3 + num_cells + cell]
         t = (inside - tables[at + 2 + cell]) * inverse
         polynomial = at + 3 + 2 * num_cells + cell * count * count
-    # Horner's rule for the Taylor coefficients of the polynomials in t.
-    value = load(tables, polynomial + (count - 1) * count, marker)
-    slope, curvature, third = nothing(tables, marker), nothing(tables, marker), nothing(tables, marker)
-    for j in range(count - 2, -1, -1):
-        third = multiply_add(t, third, curvature)
-        curvature = multiply_add(t, curvature, slope)
-        slope = multiply_add(t, slope, value)
-        value = multiply_add(t, value, load(tables, polynomial + j * count, marker))
+    value, slope, curvature, third = taylor_coefficients(t, tables, polynomial, marker)
     if x < inside or x > inside:
         slope = multiply(inverse if outside == LINEAR else 0.0, slope)
         value = multiply_add(x - inside, slope, multiply(0.0 if outside == ZERO else 1.0, value))
@@ -114,12 +189,58 @@ def derivatives_of_layer(layer, tables, work, cells, samples, block, numbers, st
     num_inputs, size = layer[INPUTS], DERIVATIVES * len(marker)
     for p in range(num_inputs):
         at = layer[TABLE] + p * layer[TABLE_STRIDE]
+        if layer[UNIFORM] and (layer[OUTSIDE] == EXTEND or layer[OUTSIDE] == CLAMP):
+            uniform_derivatives(layer, at, p, tables, work, cells, samples, block, numbers, marker)
+            continue
         for n in range(samples):
-            x = read(work, layer[INPUT_SLOT] + n * numbers * num_inputs + p)
+            x = read(work, layer[INPUT_SLOT] + n * numbers * row_length(num_inputs) + p)
             position = p * block + n
             place = layer[VALUE_SLOT] + position * size
             cell = local_derivatives(x, layer, at, tables, work, place, status, marker)
             write(cells, layer[CELL_SLOT] + position, cell)
+
+
+@part_inlined
+def add_outputs(phi0, phi1, phi2, work, z, y, inputs, outputs, directions, order):
+    """Add what one input gives to the jets of four outputs; `inputs` and `outputs` are the lengths of their rows."""
+    store(work, y, add(phi0, load(work, y, QUAD)))
+    for d in range(1, directions + 1, 2):
+        place = y + d * outputs
+        slope, other = read(work, z + d * inputs), read(work, z + (d + 1) * inputs)
+        store(work, place, multiply_add(slope, phi1, load(work, place, QUAD)))
+        store(work, place + outputs, multiply_add(other, phi1, load(work, place + outputs, QUAD)))
+        if order == 2:
+            place, bend = place + directions * outputs, z + (directions + d) * inputs
+            second = multiply_add(read(work, bend), phi1, load(work, place, QUAD))
+            store(work, place, multiply_add(slope * slope, phi2, second))
+            second = multiply_add(read(work, bend + inputs), phi1, load(work, place + outputs, QUAD))
+            store(work, place + outputs, multiply_add(other * other, phi2, second))
+
+
+@part_inlined
+def contract_one(theta, place, work, basis, marker):
+    """Contract the coefficients of one output with the basis functions and their three derivatives, all at once."""
+    count = len(marker)
+    coefficients = load(theta, place, marker)
+    return dots(
+        coefficients,
+        load(work, basis, marker),
+        load(work, basis + count, marker),
+        load(work, basis + 2 * count, marker),
+        load(work, basis + 3 * count, marker),
+    )
+
+
+@part_inlined
+def contract_last(theta, place, num_basis, number, work, basis, marker):
+    """Do that for the last one to three outputs; returns, for each, the vector of its four numbers, or zeros."""
+    first = contract_one(theta, place, work, basis, marker)
+    second, third = nothing(work, QUAD), nothing(work, QUAD)
+    if number > 1:
+        second = contract_one(theta, place + num_basis, work, basis, marker)
+    if number > 2:
+        third = contract_one(theta, place + 2 * num_basis, work, basis, marker)
+    return first, second, third
 
 
 @part
@@ -127,13 +248,13 @@ def forward_spline_jets(layer, theta, work, cells, samples, block, directions, o
     """Write the jets of a spline layer's outputs for a block of samples."""
     count = len(marker)
     num_inputs, num_outputs, num_basis = layer[INPUTS], layer[OUTPUTS], layer[BASIS]
+    inputs, outputs = row_length(num_inputs), row_length(num_outputs)
     numbers, size = 1 + directions * order, DERIVATIVES * count
     per_input, grouped = num_basis * num_outputs, num_outputs - num_outputs % GROUP
-    for i in range(samples * numbers * num_outputs):
-        write(work, layer[OUTPUT_SLOT] + i, 0.0)
+    clear(work, layer[OUTPUT_SLOT], samples * numbers * outputs)
     for n in range(samples):
-        z = layer[INPUT_SLOT] + n * numbers * num_inputs
-        y = layer[OUTPUT_SLOT] + n * numbers * num_outputs
+        z = layer[INPUT_SLOT] + n * numbers * inputs
+        y = layer[OUTPUT_SLOT] + n * numbers * outputs
         for p in range(num_inputs):
             position = p * block + n
             basis = layer[VALUE_SLOT] + position * size
@@ -147,26 +268,12 @@ def forward_spline_jets(layer, theta, work, cells, samples, block, directions, o
                     phi0 = multiply_add(read(work, basis + s), quad, phi0)
                     phi1 = multiply_add(read(work, basis + count + s), quad, phi1)
                     phi2 = multiply_add(read(work, basis + 2 * count + s), quad, phi2)
-                store(work, y + q, multiply_add(1.0, phi0, load(work, y + q, QUAD)))
-                for d in range(1, directions + 1):
-                    z1, place = read(work, z + d * num_inputs + p), y + d * num_outputs + q
-                    store(work, place, multiply_add(z1, phi1, load(work, place, QUAD)))
-                    if order == 2:
-                        z2, place = read(work, z + (directions + d) * num_inputs + p), place + directions * num_outputs
-                        second = multiply_add(z2, phi1, load(work, place, QUAD))
-                        store(work, place, multiply_add(z1 * z1, phi2, second))
-            for q in range(grouped, num_outputs):
-                coefficients = load(theta, first + num_basis * q + cell, marker)
-                single0 = dot(load(work, basis, marker), coefficients)
-                single1 = dot(load(work, basis + count, marker), coefficients)
-                single2 = dot(load(work, basis + 2 * count, marker), coefficients)
-                write(work, y + q, read(work, y + q) + single0)
-                for d in range(1, directions + 1):
-                    z1, place = read(work, z + d * num_inputs + p), y + d * num_outputs + q
-                    write(work, place, read(work, place) + z1 * single1)
-                    if order == 2:
-                        z2, place = read(work, z + (directions + d) * num_inputs + p), place + directions * num_outputs
-                        write(work, place, read(work, place) + z2 * single1 + z1 * z1 * single2)
+                add_outputs(phi0, phi1, phi2, work, z + p, y + q, inputs, outputs, directions, order)
+            if grouped < num_outputs:
+                row = first + num_basis * grouped + cell
+                a, b, c = contract_last(theta, row, num_basis, num_outputs - grouped, work, basis, marker)
+                phi0, phi1, phi2 = column(a, b, c, 0), column(a, b, c, 1), column(a, b, c, 2)
+                add_outputs(phi0, phi1, phi2, work, z + p, y + grouped, inputs, outputs, directions, order)
 
 
 @part_inlined
@@ -187,6 +294,66 @@ def entry_of_strips(layer, number, strip_rows, row, count):
     return strip_place(layer, number // count, strip_rows, row, count) + number % count
 
 
+@part_inlined
+def pulled_values(work, z, b, inputs, outputs, directions, order):
+    """Sum r1 and r2 of one input and four outputs."""
+    r1, r2 = nothing(work, QUAD), nothing(work, QUAD)
+    for d in range(1, directions + 1, 2):
+        place = b + d * outputs
+        slope, other = read(work, z + d * inputs), read(work, z + (d + 1) * inputs)
+        r1 = multiply_add(slope, load(work, place, QUAD), r1)
+        r1 = multiply_add(other, load(work, place + outputs, QUAD), r1)
+        if order == 2:
+            place, bend = place + directions * outputs, z + (directions + d) * inputs
+            b2 = load(work, place, QUAD)
+            r1 = multiply_add(read(work, bend), b2, r1)
+            r2 = multiply_add(slope * slope, b2, r2)
+            b2 = load(work, place + outputs, QUAD)
+            r1 = multiply_add(read(work, bend + inputs), b2, r1)
+            r2 = multiply_add(other * other, b2, r2)
+    return r1, r2
+
+
+@part_inlined
+def write_adjoints(work, z, a, b, slopes, curvatures, values, inputs, outputs, directions, order):
+    """Write the adjoints of one input's jet; `values` are those of its value, to be summed.
+
+    `slopes` and `curvatures` are where phi' and phi'' of all outputs are.
+    """
+    zero = nothing(work, QUAD)
+    write(work, a, total(values))
+    for d in range(1, directions + 1, 2):
+        first, other, bent, bent_other, second, second_other = zero, zero, zero, zero, zero, zero
+        upper, lower = b + d * outputs, b + (directions + d) * outputs
+        for q in range(0, outputs, GROUP):
+            phi1 = load(work, slopes + q, QUAD)
+            first = multiply_add(load(work, upper + q, QUAD), phi1, first)
+            other = multiply_add(load(work, upper + outputs + q, QUAD), phi1, other)
+            if order == 2:
+                phi2, b2 = load(work, curvatures + q, QUAD), load(work, lower + q, QUAD)
+                bent, second = multiply_add(b2, phi2, bent), multiply_add(b2, phi1, second)
+                b2 = load(work, lower + outputs + q, QUAD)
+                bent_other, second_other = multiply_add(b2, phi2, bent_other), multiply_add(b2, phi1, second_other)
+        if order == 2:
+            first = multiply_add(2.0 * read(work, z + d * inputs), bent, first)
+            other = multiply_add(2.0 * read(work, z + (d + 1) * inputs), bent_other, other)
+        sums = totals(first, other, second, second_other)
+        write(work, a + d * inputs, lane(sums, 0))
+        write(work, a + (d + 1) * inputs, lane(sums, 1))
+        if order == 2:
+            write(work, a + (directions + d) * inputs, lane(sums, 2))
+            write(work, a + (directions + d + 1) * inputs, lane(sums, 3))
+
+
+@part_inlined
+def add_one(gradient, place, r0, r1, r2, work, basis, marker):
+    """Add to the gradient of one output's coefficients."""
+    count = len(marker)
+    vector = multiply_add(r0, load(work, basis, marker), load(gradient, place, marker))
+    vector = multiply_add(r1, load(work, basis + count, marker), vector)
+    store(gradient, place, multiply_add(r2, load(work, basis + 2 * count, marker), vector))
+
+
 @part
 def backward_spline_jets(
     layer, theta, work, cells, samples, block, directions, order, want_inputs, gradient, start, stride, strip_rows,
@@ -195,108 +362,93 @@ def backward_spline_jets(
     """Add the gradients of a spline layer with respect to its coefficients; where wanted, write its inputs' adjoints.
 
     The gradient of sample n is added to `gradient[start + n * stride:]`: stride 0 sums over samples. With `strip_rows`,
-    the entries that are not zero are written to row `start + n` of the strips instead.
+    the entries that are not zero are written to row `start + n` of the strips instead, which hold zeros.
     """
     count = len(marker)
     num_inputs, num_outputs, num_basis = layer[INPUTS], layer[OUTPUTS], layer[BASIS]
+    inputs, outputs = row_length(num_inputs), row_length(num_outputs)
     numbers, size = 1 + directions * order, DERIVATIVES * count
     per_input, grouped = num_basis * num_outputs, num_outputs - num_outputs % GROUP
+    slopes, curvatures, step = layer[SLOPE_SLOT], layer[SLOPE_SLOT] + outputs, strip_rows * count
     if want_inputs:
-        for i in range(samples * numbers * num_inputs):
-            write(work, layer[ADJOINT_SLOT] + i, 0.0)
+        clear(work, layer[ADJOINT_SLOT], samples * numbers * inputs)
     for n in range(samples):
-        z = layer[INPUT_SLOT] + n * numbers * num_inputs
-        a = layer[ADJOINT_SLOT] + n * numbers * num_inputs
-        b = layer[COTANGENT_SLOT] + n * numbers * num_outputs
+        z = layer[INPUT_SLOT] + n * numbers * inputs
+        a = layer[ADJOINT_SLOT] + n * numbers * inputs
+        b = layer[COTANGENT_SLOT] + n * numbers * outputs
         for p in range(num_inputs):
             position = p * block + n
             basis = layer[VALUE_SLOT] + position * size
             cell = read(cells, layer[CELL_SLOT] + position)
             first = layer[COEFFICIENTS] + p * per_input
+            values = nothing(work, QUAD)
             for q in range(0, grouped, GROUP):
-                r0, r1, r2 = load(work, b + q, QUAD), nothing(work, QUAD), nothing(work, QUAD)
-                for d in range(1, directions + 1):
-                    z1, place = read(work, z + d * num_inputs + p), b + d * num_outputs + q
-                    r1 = multiply_add(z1, load(work, place, QUAD), r1)
-                    if order == 2:
-                        b2 = load(work, place + directions * num_outputs, QUAD)
-                        r1 = multiply_add(read(work, z + (directions + d) * num_inputs + p), b2, r1)
-                        r2 = multiply_add(z1 * z1, b2, r2)
+                r0 = load(work, b + q, QUAD)
+                r1, r2 = pulled_values(work, z + p, b + q, inputs, outputs, directions, order)
                 row = first + cell * grouped + q
                 phi1, phi2, phi3 = nothing(work, QUAD), nothing(work, QUAD), nothing(work, QUAD)
-                strip, step = strip_place(layer, p * num_outputs + q, strip_rows, start + n, count), strip_rows * count
+                strip = strip_place(layer, p * num_outputs + q, strip_rows, start + n, count)
                 for s in range(count):
                     place = start + n * stride + row + s * grouped
-                    total = nothing(work, QUAD) if strip_rows > 0 else load(gradient, place, QUAD)
-                    total = multiply_add(read(work, basis + s), r0, total)
-                    total = multiply_add(read(work, basis + count + s), r1, total)
-                    total = multiply_add(read(work, basis + 2 * count + s), r2, total)
+                    sums = nothing(work, QUAD) if strip_rows > 0 else load(gradient, place, QUAD)
+                    sums = multiply_add(read(work, basis + s), r0, sums)
+                    sums = multiply_add(read(work, basis + count + s), r1, sums)
+                    sums = multiply_add(read(work, basis + 2 * count + s), r2, sums)
                     if strip_rows > 0:
-                        write(gradient, strip + s, lane(total, 0))
-                        write(gradient, strip + step + s, lane(total, 1))
-                        write(gradient, strip + 2 * step + s, lane(total, 2))
-                        write(gradient, strip + 3 * step + s, lane(total, 3))
+                        write(gradient, strip + s, lane(sums, 0))
+                        write(gradient, strip + step + s, lane(sums, 1))
+                        write(gradient, strip + 2 * step + s, lane(sums, 2))
+                        write(gradient, strip + 3 * step + s, lane(sums, 3))
                     else:
-                        store(gradient, place, total)
+                        store(gradient, place, sums)
                     if want_inputs:
                         quad = load(theta, row + s * grouped, QUAD)
                         phi1 = multiply_add(read(work, basis + count + s), quad, phi1)
                         phi2 = multiply_add(read(work, basis + 2 * count + s), quad, phi2)
                         phi3 = multiply_add(read(work, basis + 3 * count + s), quad, phi3)
                 if want_inputs:
-                    add_to(work, a + p, dot(r0, phi1) + dot(r1, phi2) + dot(r2, phi3))
-                    for d in range(1, directions + 1):
-                        z1, place = read(work, z + d * num_inputs + p), b + d * num_outputs + q
-                        first_adjoint = dot(load(work, place, QUAD), phi1)
-                        if order == 2:
-                            b2 = load(work, place + directions * num_outputs, QUAD)
-                            first_adjoint += 2.0 * z1 * dot(b2, phi2)
-                            add_to(work, a + (directions + d) * num_inputs + p, dot(b2, phi1))
-                        add_to(work, a + d * num_inputs + p, first_adjoint)
-            for q in range(grouped, num_outputs):
-                s0, s1, s2 = read(work, b + q), 0.0, 0.0
-                for d in range(1, directions + 1):
-                    z1, place = read(work, z + d * num_inputs + p), b + d * num_outputs + q
-                    s1 += z1 * read(work, place)
-                    if order == 2:
-                        second = read(work, place + directions * num_outputs)
-                        s1 += read(work, z + (directions + d) * num_inputs + p) * second
-                        s2 += z1 * z1 * second
-                row = first + num_basis * q + cell
+                    store(work, slopes + q, phi1)
+                    store(work, curvatures + q, phi2)
+                    values = multiply_add(r0, phi1, multiply_add(r1, phi2, multiply_add(r2, phi3, values)))
+            if grouped < num_outputs:
+                number = num_outputs - grouped
+                r0 = load(work, b + grouped, QUAD)
+                r1, r2 = pulled_values(work, z + p, b + grouped, inputs, outputs, directions, order)
+                row, step_of_one = first + num_basis * grouped + cell, num_basis
                 place = start + n * stride + row
                 if strip_rows > 0:
-                    # A strip holds zeros, to which the one sum of its row is added.
-                    place = strip_place(layer, p * num_outputs + q, strip_rows, start + n, count)
-                vector = multiply_add(s0, load(work, basis, marker), load(gradient, place, marker))
-                vector = multiply_add(s1, load(work, basis + count, marker), vector)
-                store(gradient, place, multiply_add(s2, load(work, basis + 2 * count, marker), vector))
+                    place = strip_place(layer, p * num_outputs + grouped, strip_rows, start + n, count)
+                    step_of_one = step
+                add_one(gradient, place, lane(r0, 0), lane(r1, 0), lane(r2, 0), work, basis, marker)
+                if number > 1:
+                    place += step_of_one
+                    add_one(gradient, place, lane(r0, 1), lane(r1, 1), lane(r2, 1), work, basis, marker)
+                if number > 2:
+                    place += step_of_one
+                    add_one(gradient, place, lane(r0, 2), lane(r1, 2), lane(r2, 2), work, basis, marker)
                 if want_inputs:
-                    coefficients = load(theta, row, marker)
-                    single1 = dot(load(work, basis + count, marker), coefficients)
-                    single2 = dot(load(work, basis + 2 * count, marker), coefficients)
-                    single3 = dot(load(work, basis + 3 * count, marker), coefficients)
-                    add_to(work, a + p, s0 * single1 + s1 * single2 + s2 * single3)
-                    for d in range(1, directions + 1):
-                        z1, place = read(work, z + d * num_inputs + p), b + d * num_outputs + q
-                        first_adjoint_single = read(work, place) * single1
-                        if order == 2:
-                            second = read(work, place + directions * num_outputs)
-                            first_adjoint_single += 2.0 * z1 * second * single2
-                            add_to(work, a + (directions + d) * num_inputs + p, second * single1)
-                        add_to(work, a + d * num_inputs + p, first_adjoint_single)
+                    e, f, g = contract_last(theta, row, num_basis, number, work, basis, marker)
+                    phi1, phi2, phi3 = column(e, f, g, 1), column(e, f, g, 2), column(e, f, g, 3)
+                    store(work, slopes + grouped, phi1)
+                    store(work, curvatures + grouped, phi2)
+                    values = multiply_add(r0, phi1, multiply_add(r1, phi2, multiply_add(r2, phi3, values)))
+            if want_inputs:
+                write_adjoints(work, z + p, a + p, b, slopes, curvatures, values, inputs, outputs, directions, order)
 
 
 @part
 def forward_affine_jets(layer, theta, work, samples, directions, order):
     """Write the jets of an affine layer's outputs for a block of samples."""
     num_inputs, num_outputs, first = layer[INPUTS], layer[OUTPUTS], layer[COEFFICIENTS]
+    inputs, outputs = row_length(num_inputs), row_length(num_outputs)
     numbers, bias = 1 + directions * order, layer[COEFFICIENTS] + layer[INPUTS] * layer[OUTPUTS]
     for n in range(samples):
         for j in range(numbers):
-            z = layer[INPUT_SLOT] + (n * numbers + j) * num_inputs
-            y = layer[OUTPUT_SLOT] + (n * numbers + j) * num_outputs
-            for q in range(num_outputs):
-                write(work, y + q, read(theta, bias + q) if layer[BIAS] and j == 0 else 0.0)
+            z = layer[INPUT_SLOT] + (n * numbers + j) * inputs
+            y = layer[OUTPUT_SLOT] + (n * numbers + j) * outputs
+            clear(work, y, outputs)
+            if layer[BIAS] and j == 0:
+                copy(theta, bias, work, y, num_outputs)
             for p in range(num_inputs):
                 contract(theta, first + p * num_outputs, num_outputs, work, z + p, y, ONE)
 
@@ -307,12 +459,15 @@ def backward_affine_jets(
 ):
     """Add the gradients of an affine layer; arguments as those of `backward_spline_jets`."""
     num_inputs, num_outputs, first = layer[INPUTS], layer[OUTPUTS], layer[COEFFICIENTS]
+    inputs, outputs = row_length(num_inputs), row_length(num_outputs)
     numbers, bias, count = 1 + directions * order, layer[INPUTS] * layer[OUTPUTS], len(marker)
+    if want_inputs:
+        clear(work, layer[ADJOINT_SLOT], samples * numbers * inputs)
     for n in range(samples):
         place = start + n * stride + first
         for j in range(numbers):
-            z = layer[INPUT_SLOT] + (n * numbers + j) * num_inputs
-            b = layer[COTANGENT_SLOT] + (n * numbers + j) * num_outputs
+            z = layer[INPUT_SLOT] + (n * numbers + j) * inputs
+            b = layer[COTANGENT_SLOT] + (n * numbers + j) * outputs
             for p in range(num_inputs):
                 if strip_rows > 0:
                     factor = read(work, z + p)
@@ -325,7 +480,7 @@ def backward_affine_jets(
                     pulled = 0.0
                     for q in range(num_outputs):
                         pulled += read(theta, first + p * num_outputs + q) * read(work, b + q)
-                    write(work, layer[ADJOINT_SLOT] + (n * numbers + j) * num_inputs + p, pulled)
+                    write(work, layer[ADJOINT_SLOT] + (n * numbers + j) * inputs + p, pulled)
             if layer[BIAS] and j == 0:
                 for q in range(num_outputs):
                     entry = place + bias + q

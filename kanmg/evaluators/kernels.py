@@ -30,11 +30,12 @@ from kanmg.evaluators.simd import read, write
 POINTS, TARGETS, WEIGHTS, VALUES, COTANGENTS, GRADIENTS, POINT_GRADIENTS, JACOBIAN = range(8)
 DIRECTIONS, THETA_DIRECTION, FIRST, SECOND, FIRST_COTANGENTS, SECOND_COTANGENTS, GRADIENT_BYTES = range(8, 15)
 OWN_DIRECTIONS, CURVATURES, STRIPS, STRIP_CELLS, STRIP_ROWS, PLACES, MATRIX, VECTOR = range(15, 23)
-NUM_VARIABLE = 23
-THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(23, 30)
-SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(30, 37)
-NUM_DIRECTIONS, ORDER = 37, 38
-NUM_TASK_FIELDS = 39
+KEPT_JETS, KNOWN_JETS = 23, 24
+NUM_VARIABLE = 25
+THETA, LAYERS, TABLES, WORK, CELL_WORK, LOSSES, STATUS = range(25, 32)
+SAMPLES, BLOCK, PARTS, NUM_LAYERS, NUM_COEFFICIENTS, WORK_BYTES, CELL_BYTES = range(32, 39)
+NUM_DIRECTIONS, ORDER = 39, 40
+NUM_TASK_FIELDS = 41
 
 # Numba's cache on disk looks at the time stamp of one source file only, and knows nothing of what it imports. The
 # compiled kernels are therefore keyed on the sources of everything that goes into them; their parts are not cached.
@@ -44,9 +45,10 @@ _SOURCES = [
 ]
 SOURCE_VERSION = zlib.crc32(b"".join(path.read_bytes() for path in _SOURCES))
 
-# Parts of kernels are never called from Python: without the wrappers for that they compile in half the time.
-part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-part_inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+# Parts of kernels are never called from Python: without the wrappers for that they compile in half the time. They own
+# no arrays: without counts of references to them no call stands between the vector instructions.
+part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)
+part_inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, forceinline=True)
 
 
 def entry_point(signature):

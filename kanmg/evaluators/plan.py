@@ -326,19 +326,22 @@ def _fill_slots(layers: IntArray, widths: tuple[int, ...], block: int, degree: i
 def jet_plan(plan: Plan, directions: int, order: int) -> Plan:
     """Lay out a network for the kernel of jets: workspaces for so many directions and derivatives, shorter blocks.
 
-    Values, then adjoints, of the jets of all hidden points; then, per spline layer, the basis functions of its inputs
-    and their first three derivatives.
+    Values, then adjoints, of the jets of all hidden points, in rows of whole vectors; then, per spline layer, the basis
+    functions of its inputs and their first three derivatives; then two rows for slopes and curvatures of outputs.
     """
-    count, numbers = len(plan.marker), 1 + directions * order
+    count, numbers = len(plan.marker), 1 + (directions + directions % 2) * order
     widths = np.append(plan.layers[:, INPUTS], plan.layers[-1, OUTPUTS])
-    per_sample = 2 * numbers * int(widths.sum()) + 4 * count * int(widths[:-1].sum())
+    lengths = -(-widths // GROUP) * GROUP
+    per_sample = 2 * numbers * int(lengths.sum()) + 4 * count * int(widths[:-1].sum())
     smallest, largest = _JET_BLOCK_LIMITS
     block = int(np.clip(_BLOCK_BYTES // (per_sample * plan.tables.itemsize) // 4 * 4, smallest, largest))
     layers = plan.layers.copy()
-    values = np.concatenate([[0], np.cumsum(block * numbers * widths)])
+    values = np.concatenate([[0], np.cumsum(block * numbers * lengths)])
     layers[:, INPUT_SLOT], layers[:, OUTPUT_SLOT] = values[:-2], values[1:-1]
     layers[:, ADJOINT_SLOT], layers[:, COTANGENT_SLOT] = values[:-2] + values[-1], values[1:-1] + values[-1]
     cells = np.concatenate([[0], np.cumsum(block * widths[:-1])])
     layers[:, CELL_SLOT], layers[:, VALUE_SLOT] = cells[:-1], 2 * values[-1] + 4 * count * cells[:-1]
-    work_size = int(2 * values[-1] + 4 * count * cells[-1])
+    end = int(2 * values[-1] + 4 * count * cells[-1])
+    layers[:, SLOPE_SLOT] = end
+    work_size = end + 2 * int(lengths.max())
     return replace(plan, layers=layers, block=block, work_size=work_size, cells_size=int(cells[-1]))

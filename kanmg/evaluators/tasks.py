@@ -15,6 +15,7 @@ import torch
 
 from kanmg.errors import DomainError
 from kanmg.evaluators import kernels, pool
+from kanmg.evaluators.plan import ADJOINT_SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,11 @@ class Task:
     def set_coefficients(self, theta: Array) -> None:
         """Copy the coefficients to where the kernels look for them."""
         self._theta[self._positions] = theta
+
+    def hidden_size(self, num_samples: int) -> int:
+        """Count the entries of the hidden jets of all blocks."""
+        per_block = int(self._plan.layers[0, ADJOINT_SLOT])
+        return -(-num_samples // self._plan.block) * per_block
 
     def set_strips(self, rows: int) -> None:
         """Say how many rows the strips of this call have."""
