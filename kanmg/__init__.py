@@ -16,9 +16,11 @@ from importlib import import_module
 from types import ModuleType
 
 from kanmg import errors, sampling
+from kanmg.continuation import Continuation
 from kanmg.convergence import ConvergenceStudy, convergence_study
 from kanmg.cycles import FullMultigrid, NestedIteration, VCycle
-from kanmg.driver import default_method, solve
+from kanmg.defaults import default_method
+from kanmg.driver import solve
 from kanmg.errors import (
     CheckpointError,
     ConvergenceError,
@@ -63,6 +65,7 @@ __all__ = [
     "CheckpointError",
     "Collocation",
     "Constant",
+    "Continuation",
     "ConvergenceError",
     "ConvergenceStudy",
     "DeviceError",

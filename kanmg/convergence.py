@@ -10,7 +10,8 @@ import numpy as np
 
 from kanmg.arrays import as_columns
 from kanmg.cycles import NestedIteration
-from kanmg.driver import default_method, solve
+from kanmg.defaults import default_method
+from kanmg.driver import solve
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy, Level
 from kanmg.history import Status

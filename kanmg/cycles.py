@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 
+from kanmg.continuation import Continuation, as_continuation
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Program, Prolong, Smooth, Variant
-from kanmg.smoothers.base import Smoother
+from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Resume, Smooth, Variant
+from kanmg.smoothers.base import Smoother, require_fraction
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.starts import Starts, as_starts
 
@@ -72,6 +73,10 @@ class NestedIteration(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
+    continuation : int or Continuation, optional
+        How easier problems are solved first; see `Continuation`. For problems that have constants with an easier value.
+    idle : float, default 0.0
+        Smoothing of a level ends early where ten steps together lower the loss by less than this part of it.
 
     Notes
     -----
@@ -93,16 +98,21 @@ class NestedIteration(Cycle):
     steps: Steps = 100
     coarse_fraction: float | tuple[float, ...] = 1.0
     starts: int | Starts = 1
+    continuation: int | Continuation | None = None
+    idle: float = 0.0
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother")
         _check_steps(self, "steps")
         _check_fraction(self)
         _check_starts(self)
+        _check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        plan = _Plan(self.smoother, self.smoother, steps, (0,) * len(steps), _starts(self), gamma=0, climbs=1)
+        plan = _Plan(
+            self.smoother, self.smoother, steps, (0,) * len(steps), _starts(self), gamma=0, climbs=1, **_extras(self)
+        )
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
 
@@ -135,6 +145,8 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
+    continuation, idle
+        As for `NestedIteration`.
 
     Notes
     -----
@@ -172,6 +184,8 @@ class VCycle(Cycle):
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
     starts: int | Starts = 1
+    continuation: int | Continuation | None = None
+    idle: float = 0.0
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother", "coarse_smoother")
@@ -179,6 +193,7 @@ class VCycle(Cycle):
         _check_fraction(self)
         _check_correction(self)
         _check_starts(self)
+        _check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -201,7 +216,7 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother, starts
+    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle
         As for `VCycle`.
 
     Examples
@@ -222,6 +237,8 @@ class FullMultigrid(Cycle):
     coarse_fraction: float | tuple[float, ...] = 1.0
     coarse_smoother: Smoother[Any] | None = None
     starts: int | Starts = 1
+    continuation: int | Continuation | None = None
+    idle: float = 0.0
 
     def __post_init__(self) -> None:
         _check_smoothers(self, "smoother", "coarse_smoother")
@@ -233,6 +250,7 @@ class FullMultigrid(Cycle):
         _check_fraction(self)
         _check_correction(self)
         _check_starts(self)
+        _check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
@@ -256,6 +274,8 @@ class _Plan:
     gamma: int
     climbs: int
     variant: Variant = "galerkin"
+    continuation: Continuation | None = None
+    idle: float = 0.0
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -264,17 +284,35 @@ class _Plan:
             raise KanmgValueError(
                 f"`start={start}` is no level of a hierarchy with {finest + 1} levels (0 to {finest})."
             )
-        prologue = list(self.draw()) if given is None and self.starts.number > 1 else []
+        prologue = list(self.begin()) if given is None else []
         for level in range(start, finest):
             prologue += self.climbs * list(self.visit(level))
             prologue.append(Prolong(level))
         return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions)
 
-    def draw(self) -> Iterator[Instruction]:
-        """Try several starts on the coarsest level."""
-        for number in range(self.starts.number):
-            yield Draw(0, number, self.starts.fraction)
-            yield from self.smooth(0, self.starts.steps)
+    def begin(self) -> Iterator[Instruction]:
+        """Try several starts on the coarsest level, and follow the solution from an easier problem."""
+        path = self.continuation
+        if self.starts.number > 1:
+            yield from self.draw(ease=float(path is not None))
+        elif path is not None:
+            yield Pose(0, 1.0)
+        for stage in range(path.stages if path is not None else 0):
+            if path is not None and stage + 1 < path.stages:
+                yield from self.smooth(0, path.steps)
+                yield Pose(0, 1.0 - (stage + 1) / (path.stages - 1))
+
+    def draw(self, ease: float) -> Iterator[Instruction]:
+        """Smooth several starts, then the best of them further, and choose."""
+        starts = self.starts
+        keep = min(starts.keep, starts.number) if starts.further_steps > 0 else 1
+        for number in range(starts.number):
+            yield Draw(0, number, starts.fraction, ease)
+            yield from self.smooth(0, starts.steps)
+            yield Choose(0, keep)
+        for rank in range(keep if starts.further_steps > 0 else 0):
+            yield Resume(0, rank)
+            yield from self.smooth(0, starts.further_steps)
             yield Choose(0)
 
     def visit(self, level: int) -> Iterator[Instruction]:
@@ -291,7 +329,7 @@ class _Plan:
     def smooth(self, level: int, steps: int) -> Iterator[Smooth]:
         """Smooth on a level, if there is anything to do."""
         if steps > 0:
-            yield Smooth(level, steps, self.smoother if level > 0 else self.coarse_smoother)
+            yield Smooth(level, steps, self.smoother if level > 0 else self.coarse_smoother, self.idle)
 
 
 def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> _Plan:
@@ -305,6 +343,7 @@ def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num
         gamma=cycle.gamma,
         climbs=climbs,
         variant=cycle.variant,
+        **_extras(cycle),
     )
 
 
@@ -337,6 +376,11 @@ def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
 
 def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
     return as_starts(type(cycle).__name__, cycle.starts)
+
+
+def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
+    """Return what every cycle hands to its plan."""
+    return {"continuation": as_continuation(type(cycle).__name__, cycle.continuation), "idle": cycle.idle}
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -398,6 +442,13 @@ def _check_fraction(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
 def _check_starts(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
     """Refuse numbers of starts that make no sense, and make `Starts` of a number."""
     object.__setattr__(cycle, "starts", _starts(cycle))
+
+
+def _check_continuation(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
+    """Refuse what is no continuation and no part of a loss, and make a `Continuation` of a number."""
+    owner = type(cycle).__name__
+    object.__setattr__(cycle, "continuation", as_continuation(owner, cycle.continuation))
+    require_fraction(owner, idle=cycle.idle)
 
 
 def _check_correction(cycle: VCycle | FullMultigrid) -> None:

@@ -9,19 +9,17 @@ import numpy as np
 
 from kanmg.arrays import as_array, check_dtype, check_finite
 from kanmg.checkpoint import Checkpoint, fingerprint_of_run
-from kanmg.cycles import Cycle, NestedIteration
+from kanmg.cycles import Cycle
+from kanmg.defaults import choose_method
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
 from kanmg.problems.standardisation import bears_shifts
-from kanmg.program import Smooth
+from kanmg.program import Draw, Pose, Smooth
 from kanmg.run import Run
-from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother
-from kanmg.smoothers.lbfgs import LBFGS
-from kanmg.starts import Starts
 
 if TYPE_CHECKING:
     import os
@@ -29,14 +27,9 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array
     from kanmg.history import Record
-    from kanmg.network import Network
     from kanmg.solution import Solution
 
-__all__ = ["default_method", "solve"]
-
-# Starts see so many samples per coefficient, if that is less than a half of them.
-_SAMPLES_PER_COEFFICIENT = 50
-_MOST_OF_THE_SAMPLES = 0.5
+__all__ = ["solve"]
 
 
 def solve(
@@ -146,7 +139,7 @@ def solve(
         seed=seed, rtol=rtol, atol=atol, max_cycles=max_cycles, patience=patience, interval=checkpoint_seconds
     )
     problem.check(hierarchy)
-    chosen, reason = (method, "") if method is not None else _choose_method(problem, hierarchy)
+    chosen, reason = (method, "") if method is not None else choose_method(problem, hierarchy)
     level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
     standardised = problem.standardised(may_shift=bears_shifts(hierarchy[0].network))
     inner, standardisation = (problem, None) if standardised is None else standardised
@@ -154,6 +147,11 @@ def solve(
     for instruction in (*program.prologue, *program.cycle):
         if isinstance(instruction, Smooth):
             instruction.smoother.check(problem, hierarchy[instruction.level])
+        elif isinstance(instruction, Draw | Pose) and instruction.ease and not problem.can_be_eased:
+            raise KanmgValueError(
+                "`continuation` leads from an easier problem, but this one has none. State it with a constant that has "
+                'an easier value, `kanmg.Constant("nu", 1e-3, easier=0.05)`, or leave `continuation` out.'
+            )
     file = None
     if checkpoint is not None:
         fingerprint = fingerprint_of_run(problem, hierarchy, chosen, seed, None if initial is None else theta)
@@ -183,61 +181,6 @@ def solve(
     if throw and solution.status in failures | unmet:
         raise ConvergenceError(solution.message, solution)
     return solution
-
-
-def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
-    """Return the method that `kanmg.solve` uses unless told otherwise.
-
-    Parameters
-    ----------
-    problem : Problem
-    hierarchy : Hierarchy
-
-    Returns
-    -------
-    Cycle
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import kanmg
-    >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
-    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
-    >>> method = kanmg.default_method(kanmg.Regression(x, np.exp(x)), hierarchy)
-    >>> method.steps, method.starts.number
-    (300, 1)
-    >>> deep = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
-    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), deep).starts
-    Starts(number=8, steps=50, fraction=1.0)
-    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x), batch_size=40), hierarchy).smoother.step_size
-    0.003
-    """
-    return _choose_method(problem, hierarchy)[0]
-
-
-def _choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
-    """Return the default method and the reason for it.
-
-    Nested iteration, because no cycle has beaten it at equal work yet. After these numbers of steps, on the gallery's
-    problems, more steps on a level gain less than the next level does; and eight starts there lower the worst error of
-    several seeds by up to four orders of magnitude (benchmarks/starts.py).
-    """
-    if problem.steps_per_epoch > 1:
-        method = NestedIteration(smoother=Adam(step_size=3e-3), steps=30 * problem.steps_per_epoch)
-        return method, "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level."
-    starts = _default_starts(problem, hierarchy[0].network)
-    reason = "`method=None` chose nested iteration with L-BFGS, which sees all samples: 300 steps a level"
-    if isinstance(starts, Starts):
-        reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
-    return NestedIteration(smoother=LBFGS(), steps=300, starts=starts), f"{reason}."
-
-
-def _default_starts(problem: Problem, coarsest: Network) -> int | Starts:
-    """Return several starts where there can be several minima: where layers follow each other."""
-    if len(coarsest.layers) == 1:
-        return 1
-    fraction = _SAMPLES_PER_COEFFICIENT * coarsest.num_coefficients / max(problem.num_samples, 1)
-    return Starts(fraction=fraction if fraction < _MOST_OF_THE_SAMPLES else 1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING_FINITE", "History", "Record", "RecordEvent", "Status"]
 
-RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "prolong", "correct"]
+RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "prolong", "correct"]
 
 
 class Status(Enum):
@@ -112,8 +112,9 @@ class Record(NamedTuple):
         Loss on held-back data, where it was evaluated, else NaN.
     step_size : float
         Of the smoother, or of the line search along a correction: 0 if that was rejected; NaN if there was none.
-    event : {"start", "smooth", "choose", "prolong", "correct"}
-        Each of several starts begins with "start" and ends with "choose".
+    event : {"start", "smooth", "choose", "resume", "pose", "prolong", "correct"}
+        Each of several starts begins with "start" and ends with "choose"; the best of them may go on, from "resume" to
+        another "choose". With "pose" the level's problem becomes another one, on the way from an easier one.
     """
 
     cycle: int
@@ -193,7 +194,13 @@ class History(Sequence[Record]):
         -------
         ndarray, shape (number of starts,)
         """
-        return np.array([record.loss for record in self._records if record.event == "choose"])
+        losses = []
+        for record in self._records:
+            if record.event == "resume":
+                break
+            if record.event == "choose":
+                losses.append(record.loss)
+        return np.array(losses)
 
     def columns(self) -> dict[str, Any]:
         """Return all attributes as arrays, for storage; the events as one string."""

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kanmg.errors import KanmgValueError
-from kanmg.program import Choose, Descend, Draw, Instruction, Program, Prolong, Smooth
+from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Resume, Smooth
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind", "Machine"]
 
-EventKind: TypeAlias = Literal["start", "smooth", "choose", "prolong", "correct"]
+EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "prolong", "correct"]
 
 # A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
 MAX_TRIALS = 5
+
+# Smoothing is idle if so many steps together lower the loss by less than the part of it that `Smooth.idle` says.
+IDLE_STEPS = 10
 
 
 class Event(NamedTuple):
@@ -32,7 +35,7 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    kind : {"start", "smooth", "choose", "prolong", "correct"}
+    kind : {"start", "smooth", "choose", "resume", "pose", "prolong", "correct"}
     level : int
     theta : ndarray
         The coefficients at which `loss` and `gradient_norm` were evaluated.
@@ -98,7 +101,10 @@ class Machine:
     ) -> None:
         self._program = program
         self._initial, self._drawn = theta, draw
-        self._best: Start | None = None
+        # The best starts of the choice at hand, best first, and those of the choice before, which are resumed.
+        self._found: tuple[Start, ...] = ()
+        self._kept: tuple[Start, ...] = ()
+        self._losses: tuple[float, ...] = ()
         self._is_passed_over = False
         self._stack = Stack(problem, hierarchy, program.fractions)
         self._transfers = self._stack.transfers
@@ -138,7 +144,7 @@ class Machine:
     @property
     def has_other_start(self) -> bool:
         """Whether there is a start to go on with if the one at hand fails: a finished one, or one not drawn yet."""
-        return self._best is not None or any(isinstance(following, Draw) for following in self.block[self.index :])
+        return bool(self._found) or any(isinstance(following, Draw | Resume) for following in self.block[self.index :])
 
     @property
     def knows_loss(self) -> bool:
@@ -152,7 +158,7 @@ class Machine:
 
     def _next(self) -> None:
         """Move on to the next instruction."""
-        self.step = 0
+        self.step, self._losses = 0, ()
         self.index += 1
         if self.index == len(self.block):
             self.cycle += 1
@@ -196,11 +202,19 @@ class Machine:
         if isinstance(instruction, Descend):
             self._descend(instruction.level, instruction.variant)
             return None
+        if isinstance(instruction, Ascend):
+            return self._ascend(instruction.level)
+        return self._begin(instruction)
+
+    def _begin(self, instruction: Draw | Choose | Resume | Pose) -> Event:
+        """Execute what only the beginning of a run consists of."""
         if isinstance(instruction, Draw):
             return self._draw(instruction)
         if isinstance(instruction, Choose):
-            return self._choose(instruction.level)
-        return self._ascend(instruction.level)
+            return self._choose(instruction.level, instruction.keep)
+        if isinstance(instruction, Resume):
+            return self._resume(instruction.level, instruction.rank)
+        return self._pose(instruction.level, instruction.ease)
 
     def _smooth(self, instruction: Smooth) -> Event:
         """Do one step of a smoother."""
@@ -223,10 +237,16 @@ class Machine:
         self.stalled = record.stalled
         self.batch += 1
         self.step += 1
-        if self.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame):
+        self._losses = (*self._losses[-IDLE_STEPS:], record.loss)
+        is_over = self.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame)
+        if is_over or self._is_idle(instruction.idle):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
         return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size, frame.fraction)
+
+    def _is_idle(self, idle: float) -> bool:
+        """Whether the last steps together have lowered the loss by less than this part of it."""
+        return len(self._losses) > IDLE_STEPS and self._losses[0] - self._losses[-1] < idle * self._losses[0]
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
         """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
@@ -260,28 +280,54 @@ class Machine:
                     "`program(hierarchy, start)` is called without `start`."
                 )
             theta = self._drawn(level, number)
-        self._stack.put(level, Frame(theta, fraction=instruction.fraction))
+        self._stack.put(level, Frame(theta, fraction=instruction.fraction, ease=instruction.ease))
         self._next()
         if self._begins_with_gradient(level):
             return self._event("start", level)
         loss = self._stack.loss(level) if number == 0 else math.nan
         return Event("start", level, theta, loss, fraction=instruction.fraction)
 
-    def _choose(self, level: int) -> Event:
-        """Compare a start with the best one before; what follows begins as a run from the better one's coefficients."""
+    def _choose(self, level: int, keep: int) -> Event:
+        """Compare a start with the best ones before; what follows begins as a run from the best one's coefficients."""
         theta, loss, gradient_norm = self._stack[level].theta, math.nan, math.nan
         if not self._is_passed_over:
             start = self._stack.start(level)
             loss = start.loss
             if start.known is not None and self._stack.sees_all(level):
                 gradient_norm = norm(start.known.gradient)
-            if loss < (math.inf if self._best is None else self._best.loss):
-                self._best = start
-        if self._best is not None:
-            self._stack.put(level, Frame(self._best.theta, known=self._best.known))
+            if loss < math.inf:
+                self._found = tuple(sorted((*self._found, start), key=lambda found: found.loss)[:keep])
+        if self._found:
+            best = self._found[0]
+            self._stack.put(level, Frame(best.theta, known=best.known, ease=best.ease))
         self.batch, self.stalled, self._is_passed_over = 0, False, False
         self._next()
         return Event("choose", level, theta, loss, gradient_norm, fraction=1.0)
+
+    def _resume(self, level: int, rank: int) -> Event:
+        """Go on with one of the best starts; if fewer have been found, with the choice that follows."""
+        if rank == 0:
+            self._kept, self._found = self._found, ()
+        fraction = self._stack.fraction(level)
+        if rank >= len(self._kept):
+            theta = self._stack[level].theta
+            self.pass_over()
+            return Event("resume", level, theta, math.nan, fraction=fraction)
+        start = self._kept[rank]
+        self._stack.put(level, Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease))
+        self._next()
+        if self._begins_with_gradient(level):
+            return self._event("resume", level)
+        return Event("resume", level, start.theta, math.nan, fraction=fraction)
+
+    def _pose(self, level: int, ease: float) -> Event:
+        """Pose another problem on a level, whose smoother starts afresh."""
+        theta = self._stack[level].theta
+        self._stack.put(level, Frame(theta, ease=ease))
+        self._next()
+        if self._begins_with_gradient(level):
+            return self._event("pose", level)
+        return Event("pose", level, theta, math.nan)
 
     def pass_over(self) -> None:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
@@ -367,7 +413,8 @@ class Machine:
         return {
             "position": (self.cycle, self.index, self.step, self.batch, self.top),
             "flags": (self.changed, self.stalled, self._is_passed_over),
-            "best": self._best,
+            "starts": (self._found, self._kept),
+            "losses": self._losses,
             "frames": list(self._stack.frames),
             "work": self._stack.work,
         }
@@ -376,7 +423,8 @@ class Machine:
         """Go on from where `snapshot` was taken."""
         self.cycle, self.index, self.step, self.batch, self.top = snapshot["position"]
         self.changed, self.stalled, self._is_passed_over = snapshot["flags"]
-        self._best = snapshot["best"]
+        self._found, self._kept = snapshot["starts"]
+        self._losses = snapshot["losses"]
         self._stack.restore(snapshot["frames"], snapshot["work"])
 
 

@@ -124,7 +124,7 @@ class Monitor:
         """
         if event.kind == "start":
             self.initial_loss = event.loss
-        if self.lowest is None or event.level > self.lowest.level:
+        if self.lowest is None or event.level > self.lowest.level or event.kind == "pose":
             self.lowest, self.validated = Candidate(event.theta, event.level), None
         self.is_settled = False
         self.failure = self._failure(event)

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from kanmg.smoothers.base import Smoother
 
-__all__ = ["Ascend", "Choose", "Descend", "Draw", "Instruction", "Program", "Prolong", "Smooth", "Variant"]
+__all__ = [
+    "Ascend",
+    "Choose",
+    "Descend",
+    "Draw",
+    "Instruction",
+    "Pose",
+    "Program",
+    "Prolong",
+    "Resume",
+    "Smooth",
+    "Variant",
+]
 
 Variant: TypeAlias = Literal["tau", "galerkin"]
 """What a coarse level minimises: its own loss, shifted, or the fine level's as a function of the correction."""
@@ -16,11 +28,12 @@ Variant: TypeAlias = Literal["tau", "galerkin"]
 
 @dataclass(frozen=True, slots=True)
 class Smooth:
-    """Do so many steps of a smoother on a level."""
+    """Do so many steps of a smoother on a level; fewer where ten lower the loss by less than the part `idle` of it."""
 
     level: int
     steps: int
     smoother: Smoother[Any]
+    idle: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +62,44 @@ class Ascend:
 class Draw:
     """Begin one of several starts: draw its coefficients, to be smoothed on a part of the samples.
 
-    Start 0 has the initial coefficients of the run.
+    Start 0 has the initial coefficients of the run. `ease` says how far the problem is on the way to an easier one:
+    0 is the problem itself.
     """
 
     level: int
     number: int
     fraction: float = 1.0
+    ease: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """End a start: go on with its coefficients or those of the best start before, whichever loss is lower."""
+    """End a start: go on with its coefficients or those of the best start before, whichever loss is lower.
+
+    So many of the best starts are kept, for `Resume`.
+    """
 
     level: int
+    keep: int = 1
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with one of the starts that were kept, rank 0 the best, on the level's own part of the samples."""
+
+    level: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Pose on a level the problem that is so far on the way to an easier one: 0 is the problem itself."""
+
+    level: int
+    ease: float = 0.0
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose
 
 
 @dataclass(frozen=True, slots=True)

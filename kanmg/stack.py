@@ -41,11 +41,14 @@ class Start:
         On all samples, whatever the level sees.
     known : Known or None
         What is known at `theta` from the samples that the level sees.
+    ease : float
+        How far the start's problem is on the way to an easier one.
     """
 
     theta: Array
     loss: float
     known: Known | None
+    ease: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Frame:
         What is known at the finer level's coefficients, corrected by `theta`.
     fraction : float or None
         Part of the samples that one of several starts sees; None after the choice: the level's own part.
+    ease : float
+        How far the level's problem is on the way to an easier one.
     """
 
     theta: Array
@@ -95,6 +100,7 @@ class Frame:
     correction: Correction | None = None
     lifted: Known | None = None
     fraction: float | None = None
+    ease: float = 0.0
 
 
 class Stack:
@@ -122,7 +128,7 @@ class Stack:
         self._hierarchy = hierarchy
         self._fractions = fractions
         self.transfers = padded(hierarchy.transfers, problem.num_parameters)
-        self._objectives: dict[tuple[int, float], Objective] = {}
+        self._objectives: dict[tuple[int, float, float], Objective] = {}
         self._models: dict[int, SmoothFunction] = {}
         self._past_work = 0.0
         self._work_unit = problem.work(hierarchy[-1].evaluator)
@@ -168,7 +174,7 @@ class Stack:
         """Make what a level minimises, on a part of the samples that need not be its own."""
         correction = self[level].correction
         if correction is None or correction.variant == "tau":
-            inner: SmoothFunction = self._objective(level, fraction)
+            inner: SmoothFunction = self._objective(level, fraction, self[level].ease)
         else:
             transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
@@ -178,12 +184,12 @@ class Stack:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
 
-    def _objective(self, level: int, fraction: float) -> Objective:
+    def _objective(self, level: int, fraction: float, ease: float) -> Objective:
         """Return the objective of a level on a part of the samples: made once, as it counts its work."""
-        key = level, fraction
+        key = level, fraction, ease
         if key not in self._objectives:
             problem = self._problem if fraction == 1.0 else self._problem.subset(fraction)
-            self._objectives[key] = Objective(problem, self._hierarchy[level])
+            self._objectives[key] = Objective(problem.eased(ease) if ease else problem, self._hierarchy[level])
         return self._objectives[key]
 
     def shares_samples(self, level: int) -> bool:
@@ -193,6 +199,10 @@ class Stack:
     def sees_all(self, level: int) -> bool:
         """Whether a level sees all samples."""
         return self._fractions[level] == 1.0
+
+    def fraction(self, level: int) -> float:
+        """Part of the samples that a level sees."""
+        return self._fractions[level]
 
     # ------------------------------------------------------------------------------------------------------ evaluations
 
@@ -222,10 +232,11 @@ class Stack:
         if frame.known is not None and frame.fraction == 1.0:
             loss = frame.known.loss
         else:
-            objective = self._objective(level, 1.0)
+            objective = self._objective(level, 1.0, frame.ease)
             objective.batch = None
             loss = objective.value(frame.theta)
-        return Start(frame.theta, loss, frame.known if frame.fraction == self._fractions[level] else None)
+        known = frame.known if frame.fraction == self._fractions[level] else None
+        return Start(frame.theta, loss, known, frame.ease)
 
     @property
     def work(self) -> float:

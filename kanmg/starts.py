@@ -25,12 +25,17 @@ class Starts:
         Smoothing steps of each start, by what the method smooths the coarsest level with.
     fraction : float, default 1.0
         Part of the samples that this smoothing sees, in (0, 1]: the same samples for all starts.
+    keep : int, default 1
+        How many of the best go on before the last choice.
+    further_steps : int, default 0
+        Smoothing steps of each of these; they see the coarsest level's own part of the samples.
 
     Notes
     -----
     Afterwards the losses of the starts are compared on all samples, at the cost of one loss without gradient each where
-    the smoother does not know it. A start whose loss diverges or is not finite is passed over. After the choice the run
-    is the one that begins with `initial=` the chosen coefficients, to the last bit.
+    the smoother does not know it; of those that were kept once more after their further steps. A start whose loss
+    diverges or is not finite is passed over. After the choice the run is the one that begins with `initial=` the chosen
+    coefficients, to the last bit.
 
     Start 0 begins with the coefficients that `seed` gives without this option, start i with those of
     `kanmg.initial_coefficients(..., seed=numpy.random.SeedSequence(seed, spawn_key=(i,)))`.
@@ -55,10 +60,13 @@ class Starts:
     number: int = 8
     steps: int = 50
     fraction: float = 1.0
+    keep: int = 1
+    further_steps: int = 0
 
     def __post_init__(self) -> None:
         require_count("Starts", 1, number=self.number)
-        require_count("Starts", 0, steps=self.steps)
+        require_count("Starts", 0, steps=self.steps, further_steps=self.further_steps)
+        require_count("Starts", 1, keep=self.keep)
         fraction: Any = self.fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
             raise KanmgTypeError(f"`Starts` got `fraction={fraction!r}`. Pass a number from (0, 1].")

@@ -136,6 +136,21 @@ class Problem(ABC):
         """
         return None
 
+    @property
+    def can_be_eased(self) -> bool:
+        """Whether there is an easier problem from which the solution can be followed to this one's."""
+        return False
+
+    def eased(self, part: float) -> Problem:  # noqa: ARG002
+        """Return the problem that is so far on the way from this one to an easier one; here there is no other.
+
+        Parameters
+        ----------
+        part : float
+            From 0, this problem, to 1, the easiest.
+        """
+        return self
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash everything that the losses depend on: a checkpoint of another problem is refused by it."""

@@ -14,6 +14,7 @@ from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.recording import Recording, record
 from kanmg.problems.scalars import looking_up
+from kanmg.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,9 +199,9 @@ class BoundTerm:
         values = self._setting.values(unknowns, x.dtype)
         named = enumerate(self._setting.fields)
         arguments = [Field(name, self._setting.coordinates, self._look_up(leaves, q)) for q, name in named]
-        with looking_up(lambda scalar: self._known(values, scalar)):
+        with looking_up(lambda scalar: self._known(values, scalar)), one_thread():
             output = self.term.residual(x, *arguments)
-        residuals = output.reshape(len(points), -1) * torch.from_numpy(self._roots[rows])
+            residuals = output.reshape(len(points), -1) * torch.from_numpy(self._roots[rows])
         return _Sweep(residuals, leaves, paths, jet, unknowns)
 
     def _known(self, values: Mapping[str, torch.Tensor], scalar: Scalar) -> torch.Tensor:
@@ -248,9 +249,10 @@ class BoundTerm:
     ) -> tuple[Jet, list[torch.Tensor]]:
         """Differentiate what was computed from the residuals, by torch, with respect to the jets and the unknowns."""
         flat = [leaf for own in sweep.leaves for leaf in own.values()]
-        gradients = torch.autograd.grad(
-            outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        with one_thread():
+            gradients = torch.autograd.grad(
+                outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
         remaining = iter(gradients)
         cotangents = []
         for own in sweep.leaves:

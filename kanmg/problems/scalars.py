@@ -147,6 +147,14 @@ class Constant(Scalar):
         """The number that it was made with."""
         return self._number
 
+    def eased(self, part: float) -> float:
+        """Return the number that lies so far on the way to the easier one: geometric, if both have the same sign."""
+        if self.easier is None:
+            return self._number
+        if self._number * self.easier > 0.0:
+            return self._number * float((self.easier / self._number) ** part)
+        return (1.0 - part) * self._number + part * self.easier
+
     def __float__(self) -> float:
         return float(self.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, norm, require_count, require_positive
+from kanmg.threads import one_thread
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -30,6 +32,9 @@ SMALLEST_ENTRY = 1e-14
 
 # Second derivatives along a step come from residuals at this part of it, ahead and back.
 DIFFERENCE = 0.1
+
+# Below, one thread factorises as fast as several.
+MANY_COEFFICIENTS = 400
 
 # A longer acceleration, relative to the step, says that the parabola is no better than the line.
 LONGEST_ACCELERATION = 0.375
@@ -244,11 +249,13 @@ class _Equations:
             damped = self._matrix.clone()
             damped.diagonal().add_(self.scale, alpha=damping)
             # torch takes as many threads as the user has set, unlike SciPy.
-            factor, info = torch.linalg.cholesky_ex(damped)
+            with one_thread() if len(damped) < MANY_COEFFICIENTS else nullcontext():
+                factor, info = torch.linalg.cholesky_ex(damped)
             self._factored, self._factor = damping, None if int(info) else factor
         if self._factor is None:
             return None
-        solution = torch.cholesky_solve(right[:, None], self._factor)[:, 0]
+        with one_thread():
+            solution = torch.cholesky_solve(right[:, None], self._factor)[:, 0]
         return solution if bool(torch.isfinite(solution).all()) else None
 
     def predicted_decrease(self, line: torch.Tensor, damping: float) -> float:

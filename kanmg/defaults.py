@@ -1,0 +1,116 @@
+"""The method that `kanmg.solve` uses unless told otherwise, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kanmg.continuation import Continuation
+from kanmg.cycles import Cycle, NestedIteration
+from kanmg.network import Spline
+from kanmg.problems.collocation import Collocation
+from kanmg.smoothers.adam import Adam
+from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.starts import Starts
+
+if TYPE_CHECKING:
+    from kanmg.hierarchy import Hierarchy
+    from kanmg.network import Network
+    from kanmg.problems.base import Problem
+
+__all__ = ["choose_method", "default_method"]
+
+# Starts of a regression see so many samples per coefficient, if that is less than a half of them.
+_SAMPLES_PER_COEFFICIENT = 50
+_MOST_OF_THE_SAMPLES = 0.5
+
+# Coarse levels of equations see so many residuals per coefficient.
+_RESIDUALS_PER_COEFFICIENT = 8
+
+# Acceleration along the step helps networks of so many spline layers, and costs more than it gains in deeper ones.
+_MOST_LAYERS_TO_ACCELERATE = 2
+
+
+def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
+    """Return the method that `kanmg.solve` uses unless told otherwise.
+
+    Parameters
+    ----------
+    problem : Problem
+    hierarchy : Hierarchy
+
+    Returns
+    -------
+    Cycle
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import kanmg
+    >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
+    >>> method = kanmg.default_method(kanmg.Regression(x, np.exp(x)), hierarchy)
+    >>> method.steps, method.starts.number
+    (300, 1)
+    >>> deep = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
+    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), deep).starts.number
+    8
+    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x), batch_size=40), hierarchy).smoother.step_size
+    0.003
+    """
+    return choose_method(problem, hierarchy)[0]
+
+
+def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
+    """Return the default method and the reason for it.
+
+    Nested iteration, because no cycle has beaten it at equal work yet. After these numbers of steps, on the gallery's
+    problems, more steps on a level gain less than the next level does; and eight starts there lower the worst error of
+    several seeds by up to four orders of magnitude (benchmarks/starts.py).
+    """
+    if problem.steps_per_epoch > 1:
+        method = NestedIteration(smoother=Adam(step_size=3e-3), steps=30 * problem.steps_per_epoch)
+        return method, "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level."
+    finest = hierarchy[-1].network.num_coefficients + problem.num_parameters
+    if isinstance(problem, Collocation) and finest <= LevenbergMarquardt().max_coefficients:
+        return _for_equations(problem, hierarchy)
+    starts = _starts_of_regression(problem, hierarchy[0].network)
+    reason = "`method=None` chose nested iteration with L-BFGS, which sees all samples: 300 steps a level"
+    if isinstance(starts, Starts):
+        reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
+    return NestedIteration(smoother=LBFGS(), steps=300, starts=starts), f"{reason}."
+
+
+def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, str]:
+    """Return Levenberg-Marquardt from several starts, on few points where there are few coefficients."""
+    networks = [level.network for level in hierarchy]
+    is_deep = sum(isinstance(layer, Spline) for layer in networks[0].layers) > _MOST_LAYERS_TO_ACCELERATE
+    share = _RESIDUALS_PER_COEFFICIENT / max(problem.num_residuals, 1)
+    coarse = [min(1.0, share * network.num_coefficients) for network in networks[:-1]]
+    has_choice = len(networks[0].layers) > 1
+    starts = Starts(8, steps=30, fraction=coarse[0] if coarse else 1.0, keep=2, further_steps=100) if has_choice else 1
+    method = NestedIteration(
+        smoother=LevenbergMarquardt(acceleration=not is_deep),
+        steps=60,
+        starts=starts,
+        coarse_fraction=(*coarse, 1.0),
+        continuation=Continuation() if problem.can_be_eased else None,
+        idle=0.1,
+    )
+    reason = (
+        "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
+        f"finest level has {networks[-1].num_coefficients} coefficients: up to 60 steps a level"
+    )
+    if isinstance(starts, Starts):
+        reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
+    if problem.can_be_eased:
+        reason += ", on a path from easier problems"
+    return method, f"{reason}."
+
+
+def _starts_of_regression(problem: Problem, coarsest: Network) -> int | Starts:
+    """Return several starts where there can be several minima: where layers follow each other."""
+    if len(coarsest.layers) == 1:
+        return 1
+    fraction = _SAMPLES_PER_COEFFICIENT * coarsest.num_coefficients / max(problem.num_samples, 1)
+    return Starts(fraction=fraction if fraction < _MOST_OF_THE_SAMPLES else 1.0)
