@@ -166,7 +166,7 @@ def test_memory_for_jets_is_bounded(monkeypatch):
     for factor in range(2, 6):
         evaluator.jet(factor * theta, x, np.eye(2), 2)
         assert len(memory._calls) <= 2
-    assert [call.arguments[0][0] / theta[0] for call in memory._calls] == pytest.approx([5, 4])
+    assert [call.arguments.theta[0] / theta[0] for call in memory._calls] == pytest.approx([5, 4])
     evaluator.jet(theta, np.concatenate([x] * 3), np.eye(2), 2)
     assert len(memory._calls) == 2
 
