@@ -12,7 +12,7 @@ from kanmg.evaluators import kernels
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
-from kanmg.evaluators.jet_memory import JetMemory
+from kanmg.evaluators.jet_memory import JetArguments, JetMemory
 from kanmg.evaluators.plan import jet_plan, make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.evaluators.strips import StripProduct
@@ -275,7 +275,8 @@ class CPUEvaluator(Evaluator):
         kernel, (task, memory) = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
-            arguments = theta, x, *map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
+            paths = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
+            arguments = JetArguments(theta, x, *paths)
             known, kept = memory.find(arguments), None
             if known is not None:
                 fields[kernels.KNOWN_JETS] = known

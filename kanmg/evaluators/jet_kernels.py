@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from kanmg.evaluators.jet_basis_kernels import derivatives_of_layer, row_length
 from kanmg.evaluators.jet_layer_kernels import (
     backward_affine_jets,
     backward_spline_jets,
-    derivatives_of_layer,
     forward_affine_jets,
     forward_spline_jets,
-    row_length,
 )
 from kanmg.evaluators.kernels import (
     BLOCK,

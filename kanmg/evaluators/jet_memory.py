@@ -9,16 +9,32 @@ import numpy as np
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
 
-__all__ = ["JetMemory"]
+__all__ = ["JetArguments", "JetMemory"]
 
-# Entries of all hidden jets that are kept for one number of directions and one order.
+# Entries of all hidden jets that are kept for one number of directions and one order, and the calls they come from: a
+# step of Levenberg-Marquardt makes four, for each term of a problem.
 _ENTRIES = 1 << 22
+_CALLS = 16
+
+
+class JetArguments(NamedTuple):
+    """All that the jets of a network depend on; see `Evaluator`."""
+
+    theta: Array
+    x: Array
+    directions: Array | None
+    own_directions: Array | None
+    curvatures: Array | None
 
 
 class _Call(NamedTuple):
-    """Copies of what a call got, and the hidden jets that it computed."""
+    """Copies of what a call got, and the hidden jets that it computed.
 
-    arguments: tuple[Array | None, ...]
+    Comparing marks takes less time than comparing all numbers.
+    """
+
+    mark: tuple[int, float]
+    arguments: JetArguments
     hidden: Array
 
 
@@ -36,10 +52,11 @@ class JetMemory:
         self._dtype = dtype
         self._calls: list[_Call] = []
 
-    def find(self, arguments: tuple[Array | None, ...]) -> Array | None:
+    def find(self, arguments: JetArguments) -> Array | None:
         """Return the hidden jets of an earlier call with equal arguments, or None."""
+        mark = _mark(arguments)
         for position, call in enumerate(self._calls):
-            if all(map(_is_equal, call.arguments, arguments)):
+            if call.mark == mark and all(map(_is_equal, call.arguments, arguments)):
                 self._calls.insert(0, self._calls.pop(position))
                 return call.hidden
         return None
@@ -49,15 +66,20 @@ class JetMemory:
         if size > _ENTRIES:
             return None
         freed = None
-        while self._calls and size + sum(call.hidden.size for call in self._calls) > _ENTRIES:
+        while len(self._calls) >= _CALLS or size + sum(call.hidden.size for call in self._calls) > _ENTRIES:
             freed = self._calls.pop().hidden
         # New memory costs as much as computing a part of the jets.
         return freed if freed is not None and freed.size == size else np.empty(size, self._dtype)
 
-    def keep(self, arguments: tuple[Array | None, ...], hidden: Array) -> None:
+    def keep(self, arguments: JetArguments, hidden: Array) -> None:
         """Remember a call that has succeeded."""
-        copies = tuple(None if array is None else array.copy() for array in arguments)
-        self._calls.insert(0, _Call(copies, hidden))
+        copies = JetArguments._make(None if array is None else array.copy() for array in arguments)
+        self._calls.insert(0, _Call(_mark(arguments), copies, hidden))
+
+
+def _mark(arguments: JetArguments) -> tuple[int, float]:
+    with np.errstate(all="ignore"):
+        return len(arguments.x), float(arguments.theta.sum())
 
 
 def _is_equal(one: Array | None, other: Array | None) -> bool:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["StripProduct"]
 
-# Costs in nanoseconds on one thread in float64, fitted to what benchmarks/normal_equations.py prints: of a row in the
-# product of two strips, by the number of their entries, and of a multiply-add in the product of dense matrices.
-_STRIPS_PER_ROW, _STRIPS_PER_ENTRY = 1.0, 1.7
-_DENSE_MULTIPLY_ADD = 0.075
+# Relative costs, fitted to what benchmarks/normal_equations.py prints: of a row in the product of two strips, by the
+# number of their entries, in any dtype; of a multiply-add in the product of dense matrices, by the bytes of a number.
+_STRIPS_PER_ROW, _STRIPS_PER_ENTRY = 1.0, 1.0
+_DENSE_MULTIPLY_ADD = 0.0094
 
 
 class StripProduct:
@@ -72,7 +72,7 @@ class StripProduct:
     def is_faster(self) -> bool:
         """Whether it beats a product of dense matrices."""
         strips = self._num_pairs * (_STRIPS_PER_ROW + _STRIPS_PER_ENTRY * self._num_basis)
-        return strips < self._num_coefficients**2 * _DENSE_MULTIPLY_ADD
+        return strips < self._num_coefficients**2 * self._dtype.itemsize * _DENSE_MULTIPLY_ADD
 
     def multiply(self, strips: Array, cells: IntArray, residuals: Array) -> tuple[Array, Array]:
         """Compute J^T J and J^T r.

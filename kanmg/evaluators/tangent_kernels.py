@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from kanmg.evaluators.jet_layer_kernels import local_derivatives
+from kanmg.evaluators.jet_basis_kernels import local_derivatives
 from kanmg.evaluators.kernels import (
     BLOCK,
     FIRST,

@@ -165,10 +165,24 @@ class EvaluatorContract:
         case = Case.drawn(NETWORKS[name], dtype, num_samples=20).curved()
         evaluator = self._make(case.network, dtype)
         parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions, case.curvatures)
-        seeds = (case.cotangents.value, *case.cotangents.derivatives)
-        rows = np.asarray(sum(_weighted_rows(*pair) for pair in zip(parts, seeds, strict=True)))
+        rows = _rows_of_jet(parts, case.cotangents)
         self._check(case.call(evaluator, "jet_jacobian"), rows, dtype, "second")
         self._check(case.call(evaluator, "jet_adjoint"), rows.sum(axis=0), dtype, "second")
+
+    @pytest.mark.parametrize("name", _DENSE)
+    def test_gauss_newton_of_jets(self, name: str, dtype: str) -> None:
+        """Gauss-Newton systems of two residuals that depend on jets are products of their dense Jacobians."""
+        case = Case.drawn(NETWORKS[name], dtype, num_samples=20).curved()
+        evaluator = self._make(case.network, dtype)
+        parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions, case.curvatures)
+        cotangents = [case.cotangents, Jet(case.y, tuple(entry[::-1] for entry in case.cotangents.derivatives))]
+        residuals = np.stack([case.weights, case.weights**2], axis=1)
+        rows = np.stack([_rows_of_jet(parts, jet) for jet in cotangents], axis=1)
+        matrix, vector = evaluator.jet_gauss_newton(
+            case.theta, case.x, case.directions, cotangents, residuals, curvatures=case.curvatures
+        )
+        self._check(matrix, np.einsum("nrc,nrd->cd", rows, rows, optimize=True), dtype, "second")
+        self._check(vector, np.einsum("nrc,nr->c", rows, residuals), dtype, "second")
 
     def test_straight_paths_of_every_point_are_those_of_all_points(self, dtype: str) -> None:
         """Directions repeated for every point, and curvatures of zero, change no bit."""
@@ -280,8 +294,7 @@ class EvaluatorContract:
         self._check(evaluator.jacobian(case.theta, case.x), jacobian, dtype, "gradient")
         self._check(evaluator.jvp(case.theta, case.x, case.tangent), jacobian @ case.tangent, dtype, "gradient")
         parts = oracle_jet_jacobian(case.network, case.theta, case.x, case.directions)
-        seeds = case.cotangents.value, *case.cotangents.derivatives
-        rows = np.asarray(sum(_weighted_rows(*pair) for pair in zip(parts, seeds, strict=True)))
+        rows = _rows_of_jet(parts, case.cotangents)
         actual = evaluator.jet_jacobian(case.theta, case.x, case.directions, case.cotangents)
         self._check(actual, rows, dtype, "second")
 
@@ -405,6 +418,12 @@ class EvaluatorContract:
             evaluator = self._make(network, dtype)
             assert evaluator.cost_per_sample == gradient_cost(network)
             assert evaluator.value_cost_per_sample == value_cost(network)
+
+
+def _rows_of_jet(parts: tuple[Array, ...], cotangents: Jet) -> Array:
+    """Sum all orders of a jet's Jacobian, weighted, over the outputs and directions of every sample."""
+    seeds = cotangents.value, *cotangents.derivatives
+    return np.asarray(sum(_weighted_rows(*pair) for pair in zip(parts, seeds, strict=True)))
 
 
 def _weighted_rows(part: Array, seeds: Array) -> Array:

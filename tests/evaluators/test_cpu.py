@@ -11,10 +11,14 @@ import torch
 
 import kanmg
 from kanmg.errors import DomainError
+from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense import DenseCPUEvaluator, dense_is_faster
 from kanmg.evaluators.reference import ReferenceEvaluator
+from kanmg.evaluators.strips import StripProduct
+from kanmg.testing.cases import NETWORKS, outside_case
 from kanmg.testing.contract import EvaluatorContract
+from kanmg.testing.oracle import oracle_jacobian
 
 
 class TestCPU(EvaluatorContract):
@@ -25,6 +29,38 @@ class TestCPU(EvaluatorContract):
 class TestDense(EvaluatorContract):
     def make(self, network, dtype):
         return DenseCPUEvaluator(network, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("strips", [True, False])
+class TestBothWaysToNormalEquations:
+    """Whichever the costs speak for, both ways must compute the same."""
+
+    @pytest.fixture(autouse=True)
+    def _choose(self, monkeypatch, strips):
+        monkeypatch.setattr(StripProduct, "is_faster", strips)
+
+    @pytest.mark.parametrize("name", [name for name, net in NETWORKS.items() if net.num_coefficients < 1200])
+    def test_contract(self, name, dtype):
+        TestCPU().test_gauss_newton_of_jets(name, dtype)
+
+    @pytest.mark.parametrize("name", ["cubic", "knots per input", "mixed degree", "affine in between", "many outputs"])
+    def test_contract_of_values(self, name, dtype):
+        TestCPU().test_jacobians_and_their_products(name, dtype)
+
+    @pytest.mark.parametrize("outside", ["extend", "linear", "clamp", "zero"])
+    def test_points_outside(self, outside, dtype):
+        case = outside_case("non-uniform", outside, dtype)
+        evaluator = CPUEvaluator(case.network, dtype)
+        matrix, vector = evaluator.gauss_newton(case.theta, case.x, case.y, case.weights)
+        jacobian = oracle_jacobian(case.network, case.theta, case.x)
+        weighted = case.weights[:, None, None] * jacobian
+        tolerance = {"float64": 1e-12, "float32": 1e-4}[dtype]
+        for actual, expected in (
+            (matrix, np.einsum("nqc,nqd->cd", weighted, jacobian, optimize=True)),
+            (vector, np.einsum("nqc,nq->c", weighted, case.y)),
+        ):
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def network(widths=(2, 5, 1), num_intervals=8, degree=3, **options):
@@ -76,6 +112,63 @@ def test_kernels_give_the_same_bits_on_any_number_of_threads(num_samples):
         loss, gradient = evaluator.squared_error(coefficients(net), x, y)
         results.append((loss, gradient.tobytes(), evaluator.value(coefficients(net), x).tobytes()))
     assert results.count(results[0]) == len(results)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("num_samples", [7, 1000, 9000])
+def test_jets_and_normal_equations_have_the_same_bits_on_any_number_of_threads(num_samples):
+    net = network((2, 6, 3))
+    x, y = data(num_samples, (2, 6, 3))
+    theta, lines, second = coefficients(net), np.eye(2), np.stack([y, -y])
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        evaluator = CPUEvaluator(net, "float64")
+        jet = evaluator.jet(theta, x, lines, 2)
+        gradient = evaluator.jet_adjoint(theta, x, lines, Jet(y, (second, second)))
+        matrix, vector = evaluator.jet_gauss_newton(theta, x, lines, [Jet(y, (second, second))], y[:, :1])
+        arrays = (jet.value, *jet.derivatives, gradient, matrix, vector)
+        results.append([array.tobytes() for array in arrays])
+    assert results.count(results[0]) == len(results)
+
+
+def test_remembered_jets_change_no_bit_and_are_found_by_their_numbers():
+    net = network()
+    x, y = data(500)
+    theta, lines, second = coefficients(net), np.eye(2), np.stack([data(500)[1], -y])
+    cotangents = Jet(y, (second, second))
+
+    def fresh(x):
+        evaluator = CPUEvaluator(net, "float64")
+        return evaluator.jet_adjoint(theta, x, lines, cotangents), CPUEvaluator(net, "float64").jet(theta, x, lines, 2)
+
+    evaluator = CPUEvaluator(net, "float64")
+    for _ in range(2):
+        jets = [evaluator.jet(theta, x, lines, 2) for _ in range(2)]
+        gradient = evaluator.jet_adjoint(theta, x, lines, cotangents)
+        expected_gradient, expected = fresh(x)
+        assert np.array_equal(gradient, expected_gradient)
+        for jet in jets:
+            assert np.array_equal(jet.value, expected.value)
+            assert np.array_equal(jet.derivatives, expected.derivatives)
+        jets[0].derivatives[1][:] = 0.0  # what a caller got is his own
+        x[0] = 0.125  # the same array with other numbers
+
+
+def test_memory_for_jets_is_bounded(monkeypatch):
+    net = network()
+    evaluator = CPUEvaluator(net, "float64")
+    x, theta = data(64)[0], coefficients(net)
+    evaluator.jet(theta, x, np.eye(2), 2)
+    ((_, memory),) = evaluator._jet_tasks.values()
+    size = memory._calls[0].hidden.size
+    monkeypatch.setattr("kanmg.evaluators.jet_memory._ENTRIES", 2 * size)
+    for factor in range(2, 6):
+        evaluator.jet(factor * theta, x, np.eye(2), 2)
+        assert len(memory._calls) <= 2
+    assert [call.arguments.theta[0] / theta[0] for call in memory._calls] == pytest.approx([5, 4])
+    evaluator.jet(theta, np.concatenate([x] * 3), np.eye(2), 2)
+    assert len(memory._calls) == 2
 
 
 def test_read_only_and_strided_arrays_are_taken_as_they_are():
@@ -193,11 +286,14 @@ def test_derivatives_of_an_order_above_the_degree_vanish_in_a_cell():
     assert not jet.derivatives[3].any()
 
 
-def test_gauss_newton_in_chunks_is_the_dense_product(monkeypatch):
+@pytest.mark.parametrize("strips", [True, False])
+def test_gauss_newton_in_chunks_is_the_dense_product(monkeypatch, strips):
     net = network()
     x, y = data(300)
     evaluator = CPUEvaluator(net, "float64")
-    monkeypatch.setattr("kanmg.evaluators.cpu._JACOBIAN_ENTRIES", 7 * net.num_coefficients)
+    monkeypatch.setattr(StripProduct, "is_faster", strips)
+    monkeypatch.setattr("kanmg.evaluators.base._JACOBIAN_ENTRIES", 7 * net.num_coefficients)
+    monkeypatch.setattr("kanmg.evaluators.cpu._STRIP_ENTRIES", 7 * 15 * 4)
     weights = np.random.default_rng(0).uniform(0, 1, 300)
     matrix, vector = evaluator.gauss_newton(coefficients(net), x, y, weights)
     jacobian = evaluator.jacobian(coefficients(net), x)[:, 0]
@@ -215,3 +311,11 @@ def test_the_dense_path_is_chosen_where_layers_are_wide_and_cells_few_and_the_ta
     assert dense_is_faster(network(widths, num_intervals)) is dense
     hierarchy = kanmg.uniform_hierarchy(widths, num_intervals=num_intervals, num_levels=1)
     assert str(hierarchy).endswith("cpu, dense" if dense else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("num_intervals", "dtype", "strips"), [(1, "float64", False), (8, "float64", True), (2, "float32", False)]
+)
+def test_normal_equations_use_strips_where_cells_are_many(num_intervals, dtype, strips):
+    evaluator = CPUEvaluator(network((2, 5, 5, 1), num_intervals, 5), dtype)
+    assert evaluator._strips.is_faster is strips
