@@ -91,7 +91,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     starts = Starts(8, steps=30, fraction=coarse[0] if coarse else 1.0, keep=2, further_steps=100) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(acceleration=not is_deep),
-        steps=60,
+        steps=150,
         starts=starts,
         coarse_fraction=(*coarse, 1.0),
         continuation=Continuation() if problem.can_be_eased else None,
@@ -99,7 +99,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     )
     reason = (
         "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
-        f"finest level has {networks[-1].num_coefficients} coefficients: up to 60 steps a level"
+        f"finest level has {networks[-1].num_coefficients} coefficients: up to 150 steps a level"
     )
     if isinstance(starts, Starts):
         reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"

@@ -246,7 +246,11 @@ class Machine:
 
     def _is_idle(self, idle: float) -> bool:
         """Whether the last steps together have lowered the loss by less than this part of it."""
-        return len(self._losses) > IDLE_STEPS and self._losses[0] - self._losses[-1] < idle * self._losses[0]
+        return (
+            idle > 0.0
+            and len(self._losses) > IDLE_STEPS
+            and self._losses[0] - self._losses[-1] < idle * self._losses[0]
+        )
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
         """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
