@@ -52,7 +52,7 @@ ROWS = {
     ),
     "KAN-2 Poisson": Row(lambda s: gallery.kan2(seed=s), 1e-6, 30),
     "Helmholtz (1, 4)": Row(lambda s: gallery.helmholtz(seed=s), 2e-5, 60),
-    "ML-2 interface": Row(lambda s: gallery.ml2(100, seed=s), 1e-4, 60, {"degree": 7, "num_levels": 3}),
+    "ML-2 interface": Row(lambda s: gallery.ml2(100, seed=s), 1e-4, 60, {"degree": 7, "num_intervals": 8, "num_levels": 2}),
     "Poisson 5-D": Row(lambda s: gallery.poisson5d(seed=s), 1e-8, 60),
     "Kovasznay": Row(lambda s: gallery.kovasznay(seed=s), 1e-4, 120),
     "Burgers 1e-2": Row(lambda s: gallery.burgers(seed=s, nu=0.01), 2e-5, 120),

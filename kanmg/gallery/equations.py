@@ -154,7 +154,7 @@ def helmholtz(
 
 
 def burgers(
-    num_interior: int = 10_000,
+    num_interior: int = 20_000,
     num_initial: int = 400,
     num_boundary: int = 400,
     seed: int = 0,
@@ -226,7 +226,7 @@ def burgers(
         hierarchy_arguments={
             "widths": (2, 5, 5, 1),
             "degree": 5,
-            "num_intervals": 5,
+            "num_intervals": 6,
             "num_levels": 3,
             "domain": SPACE_TIME,
         },
