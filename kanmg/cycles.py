@@ -15,7 +15,7 @@ import numpy as np
 from kanmg.continuation import Continuation, as_continuation
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Resume, Smooth, Variant
-from kanmg.smoothers.base import Smoother, require_fraction
+from kanmg.smoothers.base import Smoother, require_count, require_fraction
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.starts import Starts, as_starts
 
@@ -76,7 +76,8 @@ class NestedIteration(Cycle):
     continuation : int or Continuation, optional
         How easier problems are solved first; see `Continuation`. For problems that have constants with an easier value.
     idle : float, default 0.0
-        Smoothing of a level ends early where ten steps together lower the loss by less than this part of it.
+        Smoothing of a level ends early where ten steps together lower the loss by less than this part of it; 0: never.
+        For losses of all samples: those of mini-batches rise and fall.
 
     Notes
     -----
@@ -246,7 +247,7 @@ class FullMultigrid(Cycle):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.steps)
         _check_steps(self, "steps", "pre_steps", "post_steps")
-        _check_count(self, "cycles_per_level", minimum=1)
+        require_count("FullMultigrid", 1, cycles_per_level=self.cycles_per_level)
         _check_fraction(self)
         _check_correction(self)
         _check_starts(self)
@@ -297,10 +298,10 @@ class _Plan:
             yield from self.draw(ease=float(path is not None))
         elif path is not None:
             yield Pose(0, 1.0)
-        for stage in range(path.stages if path is not None else 0):
-            if path is not None and stage + 1 < path.stages:
+        if path is not None:
+            for stage in range(1, path.stages):
                 yield from self.smooth(0, path.steps)
-                yield Pose(0, 1.0 - (stage + 1) / (path.stages - 1))
+                yield Pose(0, 1.0 - stage / (path.stages - 1))
 
     def draw(self, ease: float) -> Iterator[Instruction]:
         """Smooth several starts, then the best of them further, and choose."""
@@ -406,20 +407,7 @@ def _check_steps(cycle: Cycle, *names: str) -> None:
             steps = tuple(int(step) if isinstance(step, np.integer) else step for step in steps)
             object.__setattr__(cycle, name, steps)
         for number in steps if isinstance(steps, tuple) else (steps,):
-            _require_count(cycle, name, number, minimum=0)
-
-
-def _check_count(cycle: Cycle, name: str, minimum: int) -> None:
-    """Refuse an option that is no count."""
-    _require_count(cycle, name, getattr(cycle, name), minimum)
-
-
-def _require_count(cycle: Cycle, name: str, number: Any, minimum: int) -> None:
-    """Refuse a number that is no count."""
-    if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise KanmgTypeError(f"`{type(cycle).__name__}` got `{name}={number!r}`. Pass an integer, at least {minimum}.")
-    if number < minimum:
-        raise KanmgValueError(f"`{type(cycle).__name__}` got `{name}={number}`. It must be at least {minimum}.")
+            require_count(type(cycle).__name__, 0, **{name: number})
 
 
 def _check_fraction(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
@@ -453,7 +441,7 @@ def _check_continuation(cycle: NestedIteration | VCycle | FullMultigrid) -> None
 
 def _check_correction(cycle: VCycle | FullMultigrid) -> None:
     """Refuse options that no descending cycle has."""
-    _check_count(cycle, "coarse_steps", minimum=0)
-    _check_count(cycle, "gamma", minimum=1)
+    require_count(type(cycle).__name__, 0, coarse_steps=cycle.coarse_steps)
+    require_count(type(cycle).__name__, 1, gamma=cycle.gamma)
     if cycle.variant not in get_args(Variant):
         raise KanmgValueError(f"`{type(cycle).__name__}` got `variant={cycle.variant!r}`. Use 'tau' or 'galerkin'.")

@@ -202,6 +202,26 @@ class History(Sequence[Record]):
                 losses.append(record.loss)
         return np.array(losses)
 
+    def course(self) -> list[Record]:
+        """Return the records of what became the solution, and the best of the starts at the end of each.
+
+        Of several starts the first is followed, then a single record at the end of each shows the best one so far; so
+        it is once more with those that were resumed. Records of easier problems are left out.
+        """
+        posed = [index for index, record in enumerate(self._records) if record.event == "pose"]
+        course: list[Record] = []
+        best, is_other, has_resumed = None, False, False
+        for record in self._records[posed[-1] if posed else 0 :]:
+            is_other |= record.event == ("resume" if has_resumed else "start") and bool(course)
+            if record.event == "resume" and not has_resumed:
+                best, has_resumed = None, True
+            if record.event == "choose":
+                is_other, best = False, _better(best, record)
+                course.append(best._replace(step=record.step, work_units=record.work_units, seconds=record.seconds))
+            elif not is_other:
+                course.append(record)
+        return course
+
     def columns(self) -> dict[str, Any]:
         """Return all attributes as arrays, for storage; the events as one string."""
         arrays = {name: self.column(name) for name in Record._fields[:-1]}
@@ -228,16 +248,24 @@ class History(Sequence[Record]):
         steps, work, seconds = 0, 0.0, 0.0
         last: Record | None = None
         best: Record | None = None
+        has_resumed = False
         for index, record in enumerate(self._records):
             if record.level == level:
                 before = self._records[index - 1] if index else None
                 steps += record.event == "smooth"
                 work += record.work_units - (before.work_units if before else 0.0)
                 seconds += record.seconds - (before.seconds if before else 0.0)
+                if record.event == "resume" and not has_resumed:
+                    best, has_resumed = None, True
                 if record.event == "choose":
-                    best = record if best is None or not record.loss >= best.loss else best
+                    best = _better(best, record)
                 last = best if record.event == "choose" else last if math.isnan(record.loss) else record
         loss = f"{last.loss:9.3e}" if last else f"{'-':>9}"
         norm = f"{last.gradient_norm:10.2e}" if last and not math.isnan(last.gradient_norm) else f"{'-':>10}"
         numbers = f"{loss}  {norm}"
         return f"{level:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"
+
+
+def _better(best: Record | None, record: Record) -> Record:
+    """Return the record of the better start; one that was passed over has NaN."""
+    return record if best is None or record.loss < best.loss or math.isnan(best.loss) else best

@@ -44,6 +44,8 @@ class Event(NamedTuple):
     fraction : float or None
         Part of the samples that `loss` was evaluated on, if the event belongs to one of several starts, of which the
         best has not been chosen yet.
+    ease : float
+        How far the problem that `loss` belongs to is on the way to an easier one.
     """
 
     kind: EventKind
@@ -53,6 +55,7 @@ class Event(NamedTuple):
     gradient_norm: float = math.nan
     step_size: float = math.nan
     fraction: float | None = None
+    ease: float = 0.0
 
 
 class Machine:
@@ -242,14 +245,15 @@ class Machine:
         if is_over or self._is_idle(instruction.idle):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
-        return Event("smooth", level, evaluated, record.loss, record.gradient_norm, record.step_size, frame.fraction)
+        numbers = record.loss, record.gradient_norm, record.step_size
+        return Event("smooth", level, evaluated, *numbers, frame.fraction, frame.ease)
 
     def _is_idle(self, idle: float) -> bool:
         """Whether the last steps together have lowered the loss by less than this part of it."""
         return (
             idle > 0.0
             and len(self._losses) > IDLE_STEPS
-            and self._losses[0] - self._losses[-1] < idle * self._losses[0]
+            and self._losses[0] - self._losses[-1] < idle * abs(self._losses[0])
         )
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
@@ -289,11 +293,12 @@ class Machine:
         if self._begins_with_gradient(level):
             return self._event("start", level)
         loss = self._stack.loss(level) if number == 0 else math.nan
-        return Event("start", level, theta, loss, fraction=instruction.fraction)
+        return Event("start", level, theta, loss, fraction=instruction.fraction, ease=instruction.ease)
 
     def _choose(self, level: int, keep: int) -> Event:
         """Compare a start with the best ones before; what follows begins as a run from the best one's coefficients."""
         theta, loss, gradient_norm = self._stack[level].theta, math.nan, math.nan
+        ease = self._stack[level].ease
         if not self._is_passed_over:
             start = self._stack.start(level)
             loss = start.loss
@@ -306,7 +311,7 @@ class Machine:
             self._stack.put(level, Frame(best.theta, known=best.known, ease=best.ease))
         self.batch, self.stalled, self._is_passed_over = 0, False, False
         self._next()
-        return Event("choose", level, theta, loss, gradient_norm, fraction=1.0)
+        return Event("choose", level, theta, loss, gradient_norm, fraction=1.0, ease=ease)
 
     def _resume(self, level: int, rank: int) -> Event:
         """Go on with one of the best starts; if fewer have been found, with the choice that follows."""
@@ -314,15 +319,15 @@ class Machine:
             self._kept, self._found = self._found, ()
         fraction = self._stack.fraction(level)
         if rank >= len(self._kept):
-            theta = self._stack[level].theta
+            frame = self._stack[level]
             self.pass_over()
-            return Event("resume", level, theta, math.nan, fraction=fraction)
+            return Event("resume", level, frame.theta, math.nan, fraction=fraction, ease=frame.ease)
         start = self._kept[rank]
         self._stack.put(level, Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease))
         self._next()
         if self._begins_with_gradient(level):
             return self._event("resume", level)
-        return Event("resume", level, start.theta, math.nan, fraction=fraction)
+        return Event("resume", level, start.theta, math.nan, fraction=fraction, ease=start.ease)
 
     def _pose(self, level: int, ease: float) -> Event:
         """Pose another problem on a level, whose smoother starts afresh."""
@@ -331,7 +336,7 @@ class Machine:
         self._next()
         if self._begins_with_gradient(level):
             return self._event("pose", level)
-        return Event("pose", level, theta, math.nan)
+        return Event("pose", level, theta, math.nan, ease=ease)
 
     def pass_over(self) -> None:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
@@ -408,7 +413,8 @@ class Machine:
     def _event(self, kind: EventKind, level: int, *, step_size: float = math.nan) -> Event:
         """Report loss and gradient norm of a level's coefficients."""
         known, frame = self._stack.known(level), self._stack[level]
-        return Event(kind, level, frame.theta, known.loss, norm(known.gradient), step_size, frame.fraction)
+        gradient_norm = norm(known.gradient)
+        return Event(kind, level, frame.theta, known.loss, gradient_norm, step_size, frame.fraction, frame.ease)
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

@@ -32,12 +32,15 @@ class Candidate:
         What the best one has least of: loss or validation loss; infinite if unknown.
     loss : float
         Training loss; NaN if unknown.
+    ease : float
+        How far the problem whose loss is the score is on the way to an easier one: only 0 counts as converged.
     """
 
     theta: Array
     level: int
     score: float = math.inf
     loss: float = math.nan
+    ease: float = 0.0
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class Monitor:
     def has_converged(self) -> bool:
         """Whether coefficients of the finest level have a loss, on all samples, that meets the tolerance."""
         best = self.lowest
-        return best is not None and best.level == self.finest and best.score <= self.tolerance
+        return best is not None and best.level == self.finest and not best.ease and best.score <= self.tolerance
 
     @property
     def is_exhausted(self) -> bool:
@@ -125,13 +128,13 @@ class Monitor:
         if event.kind == "start":
             self.initial_loss = event.loss
         if self.lowest is None or event.level > self.lowest.level or event.kind == "pose":
-            self.lowest, self.validated = Candidate(event.theta, event.level), None
+            self.lowest, self.validated = Candidate(event.theta, event.level, ease=event.ease), None
         self.is_settled = False
         self.failure = self._failure(event)
         if self.failure is not None:
             return
         if self.has_batches:
-            self.lowest = Candidate(event.theta, event.level)
+            self.lowest = Candidate(event.theta, event.level, ease=event.ease)
         else:
             self.consider(event.theta, event.loss)
         self.waiting += event.level == self.finest
@@ -159,28 +162,31 @@ class Monitor:
         if event.kind == "start" and not math.isfinite(self.initial_loss):
             self.initial_loss = event.loss
         if self.lowest is None:
-            self.lowest = Candidate(event.theta, event.level)
+            self.lowest = Candidate(event.theta, event.level, ease=event.ease)
         self.is_settled = event.kind == "choose"
         is_evaluated = is_first or event.kind != "start" or not math.isnan(event.loss)
         failure = self._failure(event) if is_evaluated else None
         if failure is None and (self.is_settled or (event.fraction == 1.0 and not self.has_batches)):
             self.consider(event.theta, event.loss)
         elif failure is None and math.isinf(self.lowest.score):
-            self.lowest = Candidate(event.theta, event.level)
+            self.lowest = Candidate(event.theta, event.level, ease=event.ease)
         if not math.isnan(validation_loss):
             self._validate(event, validation_loss, event.theta)
         return failure
 
     def consider(self, theta: Array, loss: float) -> None:
-        """Take coefficients of the highest level in use for the best, if their loss on all samples is lower."""
+        """Take coefficients of the highest level in use for the best, if their loss on all samples is lower.
+
+        The loss of an easier problem is compared, but told to nobody.
+        """
         best = self.lowest
         if best is not None and loss < best.score:
-            best.theta, best.score, best.loss = theta, loss, loss
+            best.theta, best.score, best.loss = theta, loss, math.nan if best.ease else loss
 
     def settle(self, theta: Array, loss: float) -> None:
         """Take note of the current coefficients' loss on all samples, which no event has told yet."""
         if self.has_batches and self.lowest is not None:
-            self.lowest = Candidate(theta, self.lowest.level)
+            self.lowest = Candidate(theta, self.lowest.level, ease=self.lowest.ease)
         self.consider(theta, loss)
         self.is_settled = True
 

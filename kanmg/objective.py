@@ -191,8 +191,8 @@ class Objective:
     def normal_equations(self, theta: Any) -> tuple[float, Any, Any]:
         """Evaluate the loss, its gradient and the Gauss-Newton matrix 2 J^T J, J the Jacobian of `residuals`.
 
-        Counted as one loss with gradient and half a product of J^T with J, J taken as dense: M n (n + 1) / 2
-        multiply-adds, n the number of coefficients.
+        Counted as one loss with gradient and half a product of J^T with J, for each residual what the evaluator says:
+        n (n + 1) / 2 multiply-adds with n coefficients if J is taken as dense, fewer if only its strips are.
 
         Parameters
         ----------

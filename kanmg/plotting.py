@@ -51,7 +51,9 @@ def plot_history(
     """Plot how the loss of one or several runs fell, with a numbered marker where a finer level was reached.
 
     Records on levels coarser than the finest one reached so far, as in the coarse part of a V-cycle, are left out:
-    their loss is not that of the solution. Of several starts the first is shown, then the best at the end of each.
+    their loss is not that of the solution. Neither is that of an easier problem: what came before the last "pose" is
+    left out too. Of several starts the first is shown, then the best at the end of each; so it is once more with those
+    that were resumed.
 
     Parameters
     ----------
@@ -121,26 +123,12 @@ def _checked(solution: Any) -> Solution:
     return solution
 
 
-def _on_the_finest_reached(history: Sequence[Record], quantity: str) -> list[Record]:
+def _on_the_finest_reached(history: History, quantity: str) -> list[Record]:
     """Keep the records on the finest level reached so far that have the quantity."""
-    records = _best_starts(history)
+    records = history.course()
     finest = np.maximum.accumulate([record.level for record in records])
     pairs = zip(records, finest, strict=True)
     return [record for record, level in pairs if record.level == level and np.isfinite(getattr(record, quantity))]
-
-
-def _best_starts(history: Sequence[Record]) -> list[Record]:
-    """Replace every start but the first by a single record, at its end, of the best one so far."""
-    kept: list[Record] = []
-    best, is_other = None, False
-    for record in history:
-        is_other |= record.event == "start" and bool(kept)
-        if record.event == "choose":
-            is_other, best = False, record if best is None or record.loss < best.loss else best
-            kept.append(best._replace(step=record.step, work_units=record.work_units, seconds=record.seconds))
-        elif not is_other:
-            kept.append(record)
-    return kept
 
 
 def _mark_levels(ax: Axes, levels: list[int], x: Array, y: Array, color: Any) -> None:

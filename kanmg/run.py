@@ -14,7 +14,7 @@ from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueErr
 from kanmg.history import NOTHING_FINITE, History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
-from kanmg.program import Smooth
+from kanmg.program import Draw, Smooth
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
 
@@ -313,9 +313,13 @@ class Run:
         if not len(starts):
             return ""
         finite = starts[np.isfinite(starts)]
-        losses = f", losses on all samples {finite.min():.1e} to {finite.max():.1e}" if len(finite) else ""
+        first = self._program.prologue[0]
+        easier = " of the easiest problem" if isinstance(first, Draw) and first.ease else ""
+        losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}" if len(finite) else ""
         failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
-        return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}."
+        resumed = sum(record.event == "resume" for record in self._history)
+        kept = f"; the best {min(resumed, len(finite))} went on" if resumed else ""
+        return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}{kept}."
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

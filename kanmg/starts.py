@@ -34,8 +34,8 @@ class Starts:
     -----
     Afterwards the losses of the starts are compared on all samples, at the cost of one loss without gradient each where
     the smoother does not know it; of those that were kept once more after their further steps. A start whose loss
-    diverges or is not finite is passed over. After the choice the run is the one that begins with `initial=` the chosen
-    coefficients, to the last bit.
+    diverges or is not finite is passed over. After the last choice the run is the one that begins with `initial=` the
+    chosen coefficients, to the last bit, unless a `Continuation` follows.
 
     Start 0 begins with the coefficients that `seed` gives without this option, start i with those of
     `kanmg.initial_coefficients(..., seed=numpy.random.SeedSequence(seed, spawn_key=(i,)))`.

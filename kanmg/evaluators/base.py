@@ -222,6 +222,12 @@ class Evaluator(ABC):
     def value_cost_per_sample(self) -> float:
         """Multiply-adds of one value without gradient, per sample."""
 
+    @property
+    def normal_cost_per_residual(self) -> float:
+        """Multiply-adds of J^T J in `jet_gauss_newton`, for each row of J: those of dense matrices."""
+        size = self.network.num_coefficients
+        return 0.5 * size * (size + 1)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle an evaluator as the arguments that it is built from.
 

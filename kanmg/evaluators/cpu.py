@@ -241,6 +241,10 @@ class CPUEvaluator(Evaluator):
     def value_cost_per_sample(self) -> float:
         return self._costs[0]
 
+    @property
+    def normal_cost_per_residual(self) -> float:
+        return self._strips.cost_per_row if self._strips.is_faster else super().normal_cost_per_residual
+
     def _run(
         self, theta: Array, x: Array, fields: dict[int, Array], *, gradient: bool = False, make: Any = make_sweep
     ) -> tuple[float, Array]:

@@ -74,6 +74,11 @@ class StripProduct:
         strips = self._num_pairs * (_STRIPS_PER_ROW + _STRIPS_PER_ENTRY * self._num_basis)
         return strips < self._num_coefficients**2 * self._dtype.itemsize * _DENSE_MULTIPLY_ADD
 
+    @property
+    def cost_per_row(self) -> float:
+        """Multiply-adds for each row of J: one block for every pair of strips."""
+        return float(self._num_pairs * self._num_basis**2)
+
     def multiply(self, strips: Array, cells: IntArray, residuals: Array) -> tuple[Array, Array]:
         """Compute J^T J and J^T r.
 
@@ -100,7 +105,7 @@ class StripProduct:
         }
         kernel = compiled(make_normal_equations, "normal equations", self._num_basis, self._dtype)
         with self._task.lock:
-            work = self._num_pairs * len(residuals) * self._num_basis**2
+            work = len(residuals) * self.cost_per_row
             self._task.fill(residuals, fields, num_parts(work, 0))
             self._task.run(kernel)
         return matrix, vector

@@ -284,9 +284,11 @@ class Problem(ABC):
         Parameters
         ----------
         evaluator : Evaluator
+            Which knows whether it multiplies zeros too.
         """
-        size = evaluator.network.num_coefficients + self.num_parameters
-        return self.work(evaluator) + 0.5 * self.num_residuals * size * (size + 1)
+        own, others = self.num_parameters, evaluator.network.num_coefficients
+        cost = evaluator.normal_cost_per_residual + own * (others + 0.5 * (own + 1))
+        return self.work(evaluator) + self.num_residuals * cost
 
     @property
     def num_residuals(self) -> int:

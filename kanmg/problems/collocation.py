@@ -249,16 +249,6 @@ class Collocation(TermSum):
         part : float
             From 0, this problem, to 1. Constants move along geometric sequences, or straight lines where the two values
             differ in sign or one is 0.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import kanmg
-        >>> nu = kanmg.Constant("nu", 0.01, easier=1.0)
-        >>> term = kanmg.Term("equation", lambda x, u: u.value - nu * u.d("x", "x"), np.zeros((5, 1)))
-        >>> problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])
-        >>> [round(problem.eased(part).constants[0].number, 3) for part in (0.0, 0.5, 1.0)]
-        [0.01, 0.1, 1.0]
         """
         values = {constant.name: constant.eased(part) for constant in self.constants if constant.easier is not None}
         return self.with_constants(**values) if part and values else self

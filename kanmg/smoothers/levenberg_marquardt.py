@@ -107,8 +107,9 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     Geodesic acceleration [3]_ adds the a that solves (M + mu D) a = -J^T R'', R'' the second derivative of the
     residuals along v by central differences, unless a is longer than 3/8 of v, measured by D.
 
-    With N residuals and n coefficients a step takes N n^2 / 2 multiply-adds for J^T J, n^3 / 6 for each trial besides
-    its loss and gradient, and the memory of four matrices.
+    With N residuals and n coefficients a step takes at most N n^2 / 2 multiply-adds for J^T J, n^3 / 6 for each trial
+    besides its loss and gradient, and the memory of four matrices. Where the cells are many the compiled evaluator
+    multiplies only the entries of J that are not zero: N E^2 (k + 1)^2 / 2 for E edges of degree k, however many cells.
 
     References
     ----------
