@@ -8,14 +8,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kanmg.continuation import Continuation, as_continuation
-from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Resume, Smooth, Variant
-from kanmg.smoothers.base import Smoother, require_count, require_fraction
+from kanmg.cycle_options import (
+    check_continuation,
+    check_correction,
+    check_fraction,
+    check_smoothers,
+    check_starts,
+    check_steps,
+)
+from kanmg.errors import KanmgValueError
+from kanmg.program import (
+    Ascend,
+    Choose,
+    Descend,
+    Draw,
+    Instruction,
+    Pose,
+    Program,
+    Prolong,
+    Redraw,
+    Resume,
+    Smooth,
+    Variant,
+)
+from kanmg.smoothers.base import Smoother, require_count
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.starts import Starts, as_starts
 
@@ -78,6 +97,11 @@ class NestedIteration(Cycle):
     idle : float, default 0.0
         Smoothing of a level ends early where ten steps together lower the loss by less than this part of it; 0: never.
         For losses of all samples: those of mini-batches rise and fall.
+    redraw : float, default 0.0
+        Part of the points that is drawn anew where the residuals are large, whenever another level is reached, and at
+        every stage of a continuation but the first; see `Collocation.redrawn`. For problems whose terms have
+        candidates. Records and tolerances see the loss on the points drawn last, `solution.loss` is that on the
+        problem's own.
 
     Notes
     -----
@@ -101,13 +125,14 @@ class NestedIteration(Cycle):
     starts: int | Starts = 1
     continuation: int | Continuation | None = None
     idle: float = 0.0
+    redraw: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_smoothers(self, "smoother")
-        _check_steps(self, "steps")
-        _check_fraction(self)
-        _check_starts(self)
-        _check_continuation(self)
+        check_smoothers(self, "smoother")
+        check_steps(self, "steps")
+        check_fraction(self)
+        check_starts(self)
+        check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
@@ -146,7 +171,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle
+    continuation, idle, redraw
         As for `NestedIteration`.
 
     Notes
@@ -187,14 +212,15 @@ class VCycle(Cycle):
     starts: int | Starts = 1
     continuation: int | Continuation | None = None
     idle: float = 0.0
+    redraw: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_smoothers(self, "smoother", "coarse_smoother")
-        _check_steps(self, "pre_steps", "post_steps")
-        _check_fraction(self)
-        _check_correction(self)
-        _check_starts(self)
-        _check_continuation(self)
+        check_smoothers(self, "smoother", "coarse_smoother")
+        check_steps(self, "pre_steps", "post_steps")
+        check_fraction(self)
+        check_correction(self)
+        check_starts(self)
+        check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -217,7 +243,7 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle
+    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw
         As for `VCycle`.
 
     Examples
@@ -240,18 +266,19 @@ class FullMultigrid(Cycle):
     starts: int | Starts = 1
     continuation: int | Continuation | None = None
     idle: float = 0.0
+    redraw: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_smoothers(self, "smoother", "coarse_smoother")
+        check_smoothers(self, "smoother", "coarse_smoother")
         for name in ("pre_steps", "post_steps"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.steps)
-        _check_steps(self, "steps", "pre_steps", "post_steps")
+        check_steps(self, "steps", "pre_steps", "post_steps")
         require_count("FullMultigrid", 1, cycles_per_level=self.cycles_per_level)
-        _check_fraction(self)
-        _check_correction(self)
-        _check_starts(self)
-        _check_continuation(self)
+        check_fraction(self)
+        check_correction(self)
+        check_starts(self)
+        check_continuation(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
@@ -277,6 +304,7 @@ class _Plan:
     variant: Variant = "galerkin"
     continuation: Continuation | None = None
     idle: float = 0.0
+    redraw: float = 0.0
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -289,6 +317,9 @@ class _Plan:
         for level in range(start, finest):
             prologue += self.climbs * list(self.visit(level))
             prologue.append(Prolong(level))
+            # A level that is only passed through needs no points.
+            if self.climbs or level + 1 == finest:
+                prologue += self.draw_points(level + 1)
         return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions)
 
     def begin(self) -> Iterator[Instruction]:
@@ -302,6 +333,12 @@ class _Plan:
             for stage in range(1, path.stages):
                 yield from self.smooth(0, path.steps)
                 yield Pose(0, 1.0 - stage / (path.stages - 1))
+                yield from self.draw_points(0)
+
+    def draw_points(self, level: int) -> Iterator[Redraw]:
+        """Draw points of a level anew, if that is wanted."""
+        if self.redraw > 0.0:
+            yield Redraw(level, self.redraw)
 
     def draw(self, ease: float) -> Iterator[Instruction]:
         """Smooth several starts, then the best of them further, and choose."""
@@ -381,67 +418,5 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
-    return {"continuation": as_continuation(type(cycle).__name__, cycle.continuation), "idle": cycle.idle}
-
-
-# --------------------------------------------------------------------------------------------------------------- checks
-
-
-def _check_smoothers(cycle: Cycle, *names: str) -> None:
-    """Refuse what is no smoother."""
-    for name in names:
-        smoother = getattr(cycle, name)
-        if not isinstance(smoother, Smoother) and not (name == "coarse_smoother" and smoother is None):
-            hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
-            raise KanmgTypeError(
-                f"`{type(cycle).__name__}` got `{name}={smoother!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
-                f"`kanmg.Adam(step_size=1e-3)`.{hint}"
-            )
-
-
-def _check_steps(cycle: Cycle, *names: str) -> None:
-    """Refuse numbers of steps that are no counts, and make tuples of lists."""
-    for name in names:
-        steps = getattr(cycle, name)
-        if isinstance(steps, list | np.ndarray):
-            steps = tuple(int(step) if isinstance(step, np.integer) else step for step in steps)
-            object.__setattr__(cycle, name, steps)
-        for number in steps if isinstance(steps, tuple) else (steps,):
-            require_count(type(cycle).__name__, 0, **{name: number})
-
-
-def _check_fraction(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
-    """Refuse fractions outside (0, 1], and make a tuple of a list."""
-    fractions: Any = cycle.coarse_fraction
-    if isinstance(fractions, list | np.ndarray):
-        fractions = tuple(fractions)
-        object.__setattr__(cycle, "coarse_fraction", fractions)
-    for fraction in fractions if isinstance(fractions, tuple) else (fractions,):
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
-            raise KanmgTypeError(
-                f"`{type(cycle).__name__}` got `coarse_fraction={fraction!r}`. Pass numbers from (0, 1]."
-            )
-        if not 0.0 < fraction <= 1.0:
-            raise KanmgValueError(
-                f"`{type(cycle).__name__}` got `coarse_fraction={fractions}`. Fractions must be positive and at most 1."
-            )
-
-
-def _check_starts(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
-    """Refuse numbers of starts that make no sense, and make `Starts` of a number."""
-    object.__setattr__(cycle, "starts", _starts(cycle))
-
-
-def _check_continuation(cycle: NestedIteration | VCycle | FullMultigrid) -> None:
-    """Refuse what is no continuation and no part of a loss, and make a `Continuation` of a number."""
-    owner = type(cycle).__name__
-    object.__setattr__(cycle, "continuation", as_continuation(owner, cycle.continuation))
-    require_fraction(owner, idle=cycle.idle)
-
-
-def _check_correction(cycle: VCycle | FullMultigrid) -> None:
-    """Refuse options that no descending cycle has."""
-    require_count(type(cycle).__name__, 0, coarse_steps=cycle.coarse_steps)
-    require_count(type(cycle).__name__, 1, gamma=cycle.gamma)
-    if cycle.variant not in get_args(Variant):
-        raise KanmgValueError(f"`{type(cycle).__name__}` got `variant={cycle.variant!r}`. Use 'tau' or 'galerkin'.")
+    continuation = as_continuation(type(cycle).__name__, cycle.continuation)
+    return {"continuation": continuation, "idle": cycle.idle, "redraw": cycle.redraw}

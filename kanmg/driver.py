@@ -17,7 +17,7 @@ from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
 from kanmg.problems.standardisation import bears_shifts
-from kanmg.program import Draw, Pose, Smooth
+from kanmg.program import Draw, Pose, Redraw, Smooth
 from kanmg.run import Run
 from kanmg.smoothers.base import Smoother
 
@@ -151,6 +151,11 @@ def solve(
             raise KanmgValueError(
                 "`continuation` leads from an easier problem, but this one has none. State it with a constant that has "
                 'an easier value, `kanmg.Constant("nu", 1e-3, easier=0.05)`, or leave `continuation` out.'
+            )
+        elif isinstance(instruction, Redraw) and not problem.can_be_redrawn:
+            raise KanmgValueError(
+                "`redraw` takes points from the candidates of terms, but this problem has none. State a term with "
+                "`kanmg.Term(..., candidates=kanmg.sampling.sobol(domain, 40_000, seed=1))`, or leave `redraw` out."
             )
     file = None
     if checkpoint is not None:

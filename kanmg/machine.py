@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kanmg.errors import KanmgValueError
-from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Resume, Smooth
+from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Redraw, Resume, Smooth
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind", "Machine"]
 
-EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "prolong", "correct"]
+EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"]
 
 # A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
 MAX_TRIALS = 5
@@ -35,7 +35,7 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    kind : {"start", "smooth", "choose", "resume", "pose", "prolong", "correct"}
+    kind : {"start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"}
     level : int
     theta : ndarray
         The coefficients at which `loss` and `gradient_norm` were evaluated.
@@ -150,6 +150,11 @@ class Machine:
         return bool(self._found) or any(isinstance(following, Draw | Resume) for following in self.block[self.index :])
 
     @property
+    def has_drawn(self) -> bool:
+        """Whether losses are those of points that were drawn anew."""
+        return self._stack[self.top].drawn is not None
+
+    @property
     def knows_loss(self) -> bool:
         """Whether the loss at `theta` is known: smoothers that know it never raise it."""
         return self._stack[self.top].known is not None
@@ -209,15 +214,19 @@ class Machine:
             return self._ascend(instruction.level)
         return self._begin(instruction)
 
-    def _begin(self, instruction: Draw | Choose | Resume | Pose) -> Event:
-        """Execute what only the beginning of a run consists of."""
+    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw) -> Event:
+        """Execute what only the way to the finest level consists of."""
         if isinstance(instruction, Draw):
             return self._draw(instruction)
         if isinstance(instruction, Choose):
             return self._choose(instruction.level, instruction.keep)
         if isinstance(instruction, Resume):
             return self._resume(instruction.level, instruction.rank)
-        return self._pose(instruction.level, instruction.ease)
+        level, stack = instruction.level, self._stack
+        if isinstance(instruction, Redraw):
+            # The number of the instruction tells this draw from others.
+            return self._begin_frame("redraw", level, stack.redrawn(level, instruction.share, seed=self.index))
+        return self._begin_frame("pose", level, Frame(stack[level].theta, ease=instruction.ease))
 
     def _smooth(self, instruction: Smooth) -> Event:
         """Do one step of a smoother."""
@@ -270,11 +279,7 @@ class Machine:
         theta = self._transfers[level].prolong(self._stack[level].theta)
         self._stack.drop(level)
         self.top = level + 1
-        self._stack.put(self.top, Frame(theta))
-        self._next()
-        if self._begins_with_gradient(self.top):
-            return self._event("prolong", self.top)
-        return Event("prolong", self.top, theta, math.nan)
+        return self._begin_frame("prolong", self.top, Frame(theta))
 
     # --------------------------------------------------------------------------------------------------- several starts
 
@@ -323,20 +328,16 @@ class Machine:
             self.pass_over()
             return Event("resume", level, frame.theta, math.nan, fraction=fraction, ease=frame.ease)
         start = self._kept[rank]
-        self._stack.put(level, Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease))
-        self._next()
-        if self._begins_with_gradient(level):
-            return self._event("resume", level)
-        return Event("resume", level, start.theta, math.nan, fraction=fraction, ease=start.ease)
+        frame = Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease)
+        return self._begin_frame("resume", level, frame)
 
-    def _pose(self, level: int, ease: float) -> Event:
-        """Pose another problem on a level, whose smoother starts afresh."""
-        theta = self._stack[level].theta
-        self._stack.put(level, Frame(theta, ease=ease))
+    def _begin_frame(self, kind: EventKind, level: int, frame: Frame) -> Event:
+        """Go on with another frame on a level; its loss is evaluated only if a smoother or a correction uses it."""
+        self._stack.put(level, frame)
         self._next()
         if self._begins_with_gradient(level):
-            return self._event("pose", level)
-        return Event("pose", level, theta, math.nan, ease=ease)
+            return self._event(kind, level)
+        return Event(kind, level, frame.theta, math.nan, fraction=frame.fraction, ease=frame.ease)
 
     def pass_over(self) -> None:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
@@ -357,7 +358,8 @@ class Machine:
         fine = stack.known(level)
         restricted = transfer.restrict(fine.gradient)
         origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
-        unshifted = Frame(origin, correction=Correction(variant, origin))
+        drawn = stack[level].drawn
+        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn)
         stack.put(level - 1, unshifted)
         if variant == "galerkin" and stack.shares_samples(level - 1):
             unshifted.known = Known(fine.loss, restricted)
@@ -365,7 +367,8 @@ class Machine:
             coarse = stack.known(level - 1)
             floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
             correction = Correction(variant, origin, coarse.gradient - restricted, floor)
-            stack.put(level - 1, Frame(origin, known=Known(coarse.loss, restricted), correction=correction))
+            known = Known(coarse.loss, restricted)
+            stack.put(level - 1, Frame(origin, known=known, correction=correction, drawn=drawn))
         self._next()
 
     def _ascend(self, level: int) -> Event:

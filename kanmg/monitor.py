@@ -19,6 +19,9 @@ __all__ = ["DIVERGENCE_FACTOR", "Candidate", "Monitor"]
 # A loss that exceeds so many times both the initial one and that of the zero function will not come back.
 DIVERGENCE_FACTOR = 1e6
 
+# After such events losses do not compare with those before.
+_OTHER_LOSSES = {"pose", "redraw"}
+
 
 @dataclass(slots=True)
 class Candidate:
@@ -127,7 +130,7 @@ class Monitor:
         """
         if event.kind == "start":
             self.initial_loss = event.loss
-        if self.lowest is None or event.level > self.lowest.level or event.kind == "pose":
+        if self.lowest is None or event.level > self.lowest.level or event.kind in _OTHER_LOSSES:
             self.lowest, self.validated = Candidate(event.theta, event.level, ease=event.ease), None
         self.is_settled = False
         self.failure = self._failure(event)

@@ -17,6 +17,7 @@ __all__ = [
     "Pose",
     "Program",
     "Prolong",
+    "Redraw",
     "Resume",
     "Smooth",
     "Variant",
@@ -99,7 +100,18 @@ class Pose:
     ease: float = 0.0
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose
+@dataclass(frozen=True, slots=True)
+class Redraw:
+    """Draw this part of a level's points anew from the candidates of the problem, by the residuals at what is reached.
+
+    The draw holds until `Prolong`, `Pose`, or another `Redraw`.
+    """
+
+    level: int
+    share: float
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,7 +277,8 @@ class Run:
     def _solution(self, status: Status) -> Solution:
         best = self.monitor.best
         loss = best.loss
-        if math.isnan(loss):
+        # Points that were drawn anew were so for the method; the result is that of the problem's own.
+        if math.isnan(loss) or self._machine.has_drawn:
             # With mini-batches the last coefficients may be those whose values have left their intervals.
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
@@ -305,7 +306,16 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        return " ".join(filter(None, [status.message, numbers, self._describe_starts(), remedy, self._remark]))
+        return " ".join(
+            filter(
+                None, [status.message, numbers, self._describe_draw(), self._describe_starts(), remedy, self._remark]
+            )
+        )
+
+    def _describe_draw(self) -> str:
+        """Say which loss the records and tolerances belong to, if not to the problem's own points."""
+        loss = self.monitor.best.loss
+        return f"On the points drawn last it is {loss:.3e}." if self._machine.has_drawn and loss < math.inf else ""
 
     def _describe_starts(self) -> str:
         """Say how many starts there were, and how far their losses lie apart."""

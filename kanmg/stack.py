@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kanmg.hierarchy import Hierarchy
     from kanmg.objective import SmoothFunction
     from kanmg.problems.base import Problem
+    from kanmg.problems.drawing import Drawn
     from kanmg.program import Variant
 
 __all__ = ["Correction", "Frame", "Known", "Remembering", "Stack", "Start"]
@@ -92,6 +93,8 @@ class Frame:
         Part of the samples that one of several starts sees; None after the choice: the level's own part.
     ease : float
         How far the level's problem is on the way to an easier one.
+    drawn : tuple of ndarray or None, or None
+        The candidates in the place of some of the problem's points, as `problem.drawn`; None: its own points only.
     """
 
     theta: Array
@@ -101,6 +104,7 @@ class Frame:
     lifted: Known | None = None
     fraction: float | None = None
     ease: float = 0.0
+    drawn: Drawn | None = None
 
 
 class Stack:
@@ -128,7 +132,7 @@ class Stack:
         self._hierarchy = hierarchy
         self._fractions = fractions
         self.transfers = padded(hierarchy.transfers, problem.num_parameters)
-        self._objectives: dict[tuple[int, float, float], Objective] = {}
+        self._objectives: dict[tuple[Any, ...], Objective] = {}
         self._models: dict[int, SmoothFunction] = {}
         self._past_work = 0.0
         self._work_unit = problem.work(hierarchy[-1].evaluator)
@@ -174,7 +178,7 @@ class Stack:
         """Make what a level minimises, on a part of the samples that need not be its own."""
         correction = self[level].correction
         if correction is None or correction.variant == "tau":
-            inner: SmoothFunction = self._objective(level, fraction, self[level].ease)
+            inner: SmoothFunction = self._objective(level, fraction, self[level].ease, self[level].drawn)
         else:
             transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
@@ -184,13 +188,22 @@ class Stack:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
 
-    def _objective(self, level: int, fraction: float, ease: float) -> Objective:
+    def _objective(self, level: int, fraction: float, ease: float, drawn: Drawn | None = None) -> Objective:
         """Return the objective of a level on a part of the samples: made once, as it counts its work."""
-        key = level, fraction, ease
+        key = level, fraction, ease, *(rows is not None and rows.tobytes() for rows in drawn or ())
         if key not in self._objectives:
-            problem = self._problem if fraction == 1.0 else self._problem.subset(fraction)
+            problem = self._problem if drawn is None else self._problem.with_drawn(drawn)
+            problem = problem if fraction == 1.0 else problem.subset(fraction)
             self._objectives[key] = Objective(problem.eased(ease) if ease else problem, self._hierarchy[level])
         return self._objectives[key]
+
+    def redrawn(self, level: int, share: float, seed: int) -> Frame:
+        """Draw a part of the points anew by the residuals at a level's coefficients, and count that as work."""
+        frame, evaluator = self[level], self._hierarchy[level].evaluator
+        problem = self._problem.eased(frame.ease) if frame.ease else self._problem
+        self._past_work += problem.candidates_work(evaluator)
+        drawn = problem.redrawn(evaluator, frame.theta, share, seed=seed).drawn
+        return Frame(frame.theta, ease=frame.ease, drawn=drawn)
 
     def shares_samples(self, level: int) -> bool:
         """Whether a level sees the same samples as the finer one."""

@@ -219,7 +219,16 @@ def _restricted(term: Term, axis: int, interval: tuple[float, float]) -> Term | 
     if not inside.any() or (weights is not None and not weights.any()):
         return None
     normals = None if term.normals is None else term.normals[inside]
-    return replace(term, points=term.points[inside], point_weights=weights, normals=normals)
+    candidates = term.candidates
+    if candidates is not None:
+        candidates = candidates[(candidates[:, axis] >= interval[0]) & (candidates[:, axis] <= interval[1])]
+    return replace(
+        term,
+        points=term.points[inside],
+        point_weights=weights,
+        normals=normals,
+        candidates=candidates if candidates is not None and len(candidates) else None,
+    )
 
 
 def _continued(term: Term, problem: Collocation, axis: int, start: float, before: Solution) -> Term:
@@ -237,7 +246,7 @@ def _continued(term: Term, problem: Collocation, axis: int, start: float, before
 
     points = term.points.copy()
     points[:, axis] = start
-    return replace(term, residual=residual, points=points)
+    return replace(term, residual=residual, points=points, candidates=None)
 
 
 class _Asked:

@@ -151,6 +151,57 @@ class Problem(ABC):
         """
         return self
 
+    @property
+    def can_be_redrawn(self) -> bool:
+        """Whether there are candidates from which points can be drawn where the residuals are large."""
+        return False
+
+    @property
+    def drawn(self) -> tuple[Array | None, ...]:
+        """What `with_drawn` takes to make this problem of the one with its own points."""
+        return ()
+
+    def redrawn(
+        self,
+        evaluator: Evaluator,  # noqa: ARG002 - nothing is drawn, here and below
+        theta: Array,  # noqa: ARG002
+        share: float,  # noqa: ARG002
+        *,
+        seed: int = 0,  # noqa: ARG002
+    ) -> Problem:
+        """Return the problem with a part of its points drawn anew; here there are no others.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+            Where residuals are evaluated.
+        share : float
+            From [0, 1].
+        seed : int, default 0
+            Of this draw.
+        """
+        return self
+
+    def with_drawn(self, drawn: tuple[Array | None, ...]) -> Problem:  # noqa: ARG002
+        """Return the problem whose points were drawn before.
+
+        Parameters
+        ----------
+        drawn : tuple of ndarray or None
+            What `redrawn(...).drawn` was.
+        """
+        return self
+
+    def candidates_work(self, evaluator: Evaluator) -> float:  # noqa: ARG002
+        """Count the multiply-adds of the residuals that `redrawn` evaluates.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        """
+        return 0.0
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash everything that the losses depend on: a checkpoint of another problem is refused by it."""

@@ -15,7 +15,7 @@ __all__ = ["Batches", "Stream", "generator", "permutation"]
 class Stream:
     """What random numbers are for: one seed stands for several independent streams."""
 
-    SPLIT, SUBSET, INPUTS, EPOCH = range(4)
+    SPLIT, SUBSET, INPUTS, EPOCH, REPLACED, CANDIDATES = range(6)
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:

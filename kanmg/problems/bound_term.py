@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -117,6 +118,21 @@ class BoundTerm:
         normals = None if self.term.normals is None else self.term.normals[rows]
         term = dataclasses.replace(self.term, points=self.term.points[rows], point_weights=chosen, normals=normals)
         return BoundTerm(term, self._setting, self._recording)
+
+    @functools.cached_property
+    def candidates(self) -> BoundTerm | None:
+        """The term on its candidates instead of its points; None if it has none."""
+        if self.term.candidates is None:
+            return None
+        term = dataclasses.replace(self.term, points=self.term.candidates, candidates=None)
+        return BoundTerm(term, self._setting, self._recording)
+
+    def replace(self, positions: Array, rows: Array) -> BoundTerm:
+        """Return the term with candidates, by their rows, in the place of some of its points."""
+        points = self.term.points.copy()
+        if self.term.candidates is not None:
+            points[positions] = self.term.candidates[rows]
+        return BoundTerm(dataclasses.replace(self.term, points=points), self._setting, self._recording)
 
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Let the evaluator refuse the order of the derivatives; evaluates nothing."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
+from kanmg.arrays import check_columns, check_domain, check_dtype
 from kanmg.errors import KanmgValueError
 from kanmg.problems.ansatz import Transform, make_ansatz
-from kanmg.problems.base import Problem
 from kanmg.problems.batches import Stream, generator, permutation
 from kanmg.problems.bound_term import BoundTerm
 from kanmg.problems.checks import check_degree, check_inputs, check_outputs, checked_names, checked_terms
-from kanmg.problems.recording import record, sample_residual
+from kanmg.problems.drawing import checked_share, draw_candidates, drawn_terms
+from kanmg.problems.fingerprint import fingerprint_of_terms
+from kanmg.problems.recording import record
 from kanmg.problems.scalars import Constant, Parameter, Setting, collect
+from kanmg.problems.term_sum import TermSum
 from kanmg.problems.terms import naming
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
     from kanmg.problems.ansatz import Ansatz
+    from kanmg.problems.drawing import Drawn
     from kanmg.problems.terms import Term
 
 __all__ = ["Collocation"]
@@ -34,11 +36,9 @@ __all__ = ["Collocation"]
 _MAX_TRAINING_INPUTS = 4096
 # A part of a term has no fewer points than these, if the term has them.
 _MIN_POINTS = 8
-# The fingerprint calls each residual on no more points than these.
-_SAMPLED_POINTS = 256
 
 
-class Collocation(Problem):
+class Collocation(TermSum):
     """Find fields whose residuals vanish at points, in the sense of least squares.
 
     The loss is the sum over the terms of their weights times the weighted means over the points of the means over the
@@ -60,7 +60,7 @@ class Collocation(Problem):
     transform : dict of str to Transform, optional
         By the names of fields, for those that are not the network's output itself but `offset(x) + factor(x) * output`.
     seed : int, default 0
-        Of the points of coarse levels.
+        Of the points of coarse levels, and of those that are drawn anew.
 
     Attributes
     ----------
@@ -151,7 +151,8 @@ class Collocation(Problem):
         for term, recording in zip(checked, recordings, strict=True):
             with naming(term.name):
                 bound.append(BoundTerm(term, self._setting, recording))
-        self._bound = tuple(bound)
+        self._own = self._bound = tuple(bound)
+        self._drawn: Drawn = (None,) * len(bound)
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(self.coordinates), ", ".join(self.fields)
@@ -181,24 +182,6 @@ class Collocation(Problem):
     def constants(self) -> tuple[Constant, ...]:
         """The known numbers that the residuals use and a method may vary, with this problem's values."""
         return self._setting.constants
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        """The terms of the loss."""
-        return tuple(bound.term for bound in self._bound)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of all points."""
-        return self.terms[0].points.dtype
-
-    @property
-    def num_samples(self) -> int:
-        return sum(map(len, self.terms))
-
-    @property
-    def num_residuals(self) -> int:
-        return sum(bound.num_residuals for bound in self._bound)
 
     # --------------------------------------------------------------------------------------------------------- scalars
 
@@ -273,74 +256,107 @@ class Collocation(Problem):
     def _restated(self, setting: Setting) -> Collocation:
         """Return the problem with other numbers in its residuals, which are checked anew."""
         bound = []
-        for old in self._bound:
+        for old in self._own:
             with naming(old.term.name):
                 bound.append(BoundTerm(old.term, setting))
+        return self._with_terms(tuple(bound), self._drawn, setting)
+
+    def _with_terms(
+        self, own: tuple[BoundTerm, ...], drawn: Drawn | None = None, setting: Setting | None = None
+    ) -> Collocation:
+        """Return the problem with other terms, candidates drawn for some of their points, or other scalars."""
         other = copy.copy(self)
-        other._setting, other._bound = setting, tuple(bound)  # noqa: SLF001 - another collocation
+        rows = (None,) * len(own) if drawn is None else drawn
+        terms = drawn_terms(own, rows, self._seed)
+        vars(other).update(_own=own, _drawn=rows, _bound=terms, _setting=setting or self._setting)
         return other
 
-    # ---------------------------------------------------------------------------------------------------------- losses
+    # ------------------------------------------------------------------------------------------------ points drawn anew
 
-    def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:  # noqa: ARG002
-        return sum(bound.loss(evaluator, theta) for bound in self._bound)
+    @property
+    def drawn(self) -> Drawn:
+        """For each term the rows of its candidates that `points` has now; None if it has its own points only."""
+        return self._drawn
 
-    def loss_and_gradient(
-        self,
-        evaluator: Evaluator,
-        theta: Array,
-        batch: int | None = None,  # noqa: ARG002 - there is one batch
-    ) -> tuple[float, Array]:
-        gradient = np.zeros_like(theta)
-        loss = sum(bound.add_gradient(evaluator, theta, gradient) for bound in self._bound)
-        return loss, gradient
+    @property
+    def can_be_redrawn(self) -> bool:
+        """Whether a term has candidates."""
+        return any(term.candidates is not None for term in self.terms)
 
-    def term_losses(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
-        """Evaluate the parts of the loss, weights included.
+    def redrawn(self, evaluator: Evaluator, theta: Array, share: float, *, seed: int = 0) -> Collocation:
+        """Return the problem with a part of the points drawn anew, more of them where the residuals are large.
+
+        The points of terms without candidates, and all numbers of points and weights, stay as they are.
 
         Parameters
         ----------
         evaluator : Evaluator
         theta : ndarray, shape (num_coefficients,)
-            The network's coefficients, and one unknown for each parameter behind them.
+            Where residuals are evaluated: the network's coefficients, and one unknown for each parameter behind them.
+        share : float
+            Part of a term's own points, always the same random ones, whose place is taken by candidates; from [0, 1].
+            At most all candidates are taken.
+        seed : int, default 0
+            Of this draw.
 
-        Returns
-        -------
-        dict of str to float
-            By the names of the terms.
+        Raises
+        ------
+        KanmgTypeError, KanmgValueError
+            If `share` is no number, or lies outside [0, 1].
+
+        Notes
+        -----
+        Candidates are drawn without replacement with probabilities proportional to r^2 / mean(r^2) + 1: the residual's
+        square, of several the sum of the squares, mixed half and half with the uniform distribution [1]_. A problem
+        that is drawn anew again begins with its own points.
+
+        References
+        ----------
+        .. [1] C. Wu, M. Zhu, Q. Tan, Y. Kartha, L. Lu, "A comprehensive study of non-adaptive and residual-based
+           adaptive sampling for physics-informed neural networks", Comput. Methods Appl. Mech. Engrg. 403 (2023),
+           doi:10.1016/j.cma.2022.115671.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import torch
+        >>> import kanmg
+        >>> def peak(x, u):
+        ...     return u.value - torch.exp(-100 * x[:, 0] ** 2)
+        >>> points, candidates = (kanmg.sampling.grid([(-1.0, 1.0)], number) for number in (50, 999))
+        >>> term = kanmg.Term("peak", peak, points, candidates=candidates)
+        >>> problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])
+        >>> level = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=1)[0]
+        >>> other = problem.redrawn(level.evaluator, np.zeros(7), share=0.5)
+        >>> [int(np.sum(np.abs(own.terms[0].points) < 0.1)) for own in (problem, other)]
+        [4, 13]
         """
-        return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
+        part = checked_share(share)
+        rows = (
+            draw_candidates(bound, evaluator, theta, part, generator(self._seed, Stream.CANDIDATES, number, seed))
+            for number, bound in enumerate(self._own)
+        )
+        return self.with_drawn(tuple(rows))
 
-    def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
-        return np.concatenate([bound.residuals(evaluator, theta) for bound in self._bound])
-
-    def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
-        gradient, start = np.zeros_like(theta), 0
-        for bound in self._bound:
-            part = np.asarray(cotangents)[start : start + bound.num_residuals]
-            bound.add_pull_back(evaluator, theta, part, gradient)
-            start += bound.num_residuals
-        return gradient
-
-    def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
-        vector, matrix = np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
-        loss = sum(bound.add_normal_equations(evaluator, theta, vector, matrix) for bound in self._bound)
-        return loss, 2.0 * vector, 2.0 * matrix
-
-    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:  # noqa: ARG002
-        """Count the multiply-adds of one loss, with its gradient or without.
-
-        A jet with D directions of order r counts as 1 + D r values.
+    def with_drawn(self, drawn: Drawn) -> Collocation:
+        """Return the problem with these candidates in the place of some of its own points.
 
         Parameters
         ----------
-        evaluator : Evaluator
-        batch : int, optional
-            There is one batch.
-        gradient : bool, default True
+        drawn : tuple of ndarray or None
+            What `redrawn(...).drawn` was.
+
+        Raises
+        ------
+        KanmgTypeError, KanmgValueError
+            If it does not fit the terms.
         """
-        cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
-        return cost * sum(len(bound.term) * bound.cost_factor for bound in self._bound)
+        return self._with_terms(self._own, drawn)
+
+    def candidates_work(self, evaluator: Evaluator) -> float:
+        candidates = (bound.candidates for bound in self._own)
+        counts = (len(bound.term) * bound.cost_factor for bound in candidates if bound is not None)
+        return evaluator.value_cost_per_sample * sum(counts)
 
     # ----------------------------------------------------------------------------------------------- what a run needs
 
@@ -375,11 +391,8 @@ class Collocation(Problem):
             raise KanmgValueError(f"`subset` got `fraction={fraction!r}`. It must lie in (0, 1].")
         if fraction == 1.0:
             return self
-        part = copy.copy(self)
-        part._bound = tuple(  # noqa: SLF001 - another collocation
-            bound.take(self._chosen(len(bound.term), fraction, number)) for number, bound in enumerate(self._bound)
-        )
-        return part
+        chosen = (self._chosen(len(term), fraction, number) for number, term in enumerate(self.terms))
+        return self._with_terms(tuple(bound.take(rows) for bound, rows in zip(self._bound, chosen, strict=True)))
 
     def _chosen(self, length: int, fraction: float, term: int) -> Array:
         """Choose the points of a term; sorted, so that gathering them goes through memory in order."""
@@ -392,52 +405,28 @@ class Collocation(Problem):
         The residuals are called on some of their points with random fields, so that another equation is another
         problem, however it is written; the values are rounded to six digits.
         """
-        digest = hashlib.sha256(f"Collocation {self.coordinates} {self.fields} {self._seed}".encode())
-        for scalar in (*self.parameters, *self.constants):
-            digest.update(repr(scalar).encode())
-        for bound in self._bound:
-            term = bound.term
-            digest.update(f"{term.name} {term.weight!r} {bound.requests}".encode())
-            for array in (term.points, term.point_weights):
-                _update_digest(digest, array)
-            if term.normals is not None:
-                _update_digest(digest, term.normals)
-            if self.ansatz is not None:
-                # A function cannot be hashed, nor can its values to the last bit.
-                digest.update(_digits(*bound.paths.sample(_SAMPLED_POINTS)))
-            values = sample_residual(term, self._setting, _SAMPLED_POINTS)
-            digest.update(_digits(values))
-        return digest.hexdigest()
+        return fingerprint_of_terms(self._bound, self._setting, self._seed)
 
     def check_level(self, level: Level) -> None:
         network = level.network
         check_outputs(self.fields, network)
         for bound in self._bound:
             with naming(bound.term.name):
-                points, inputs = bound.term.points, bound.paths.inputs
-                has_map = self._setting.ansatz.inputs is not None
-                if has_map:
-                    check_inputs(inputs.shape[1], network)
-                else:
-                    check_columns(points, network.widths, "points")
-                check_dtype(points, level.evaluator.dtype, "points")
-                if network.domain is not None:
-                    names = (None, "inputs(points)") if has_map else (self.coordinates, "points")
-                    check_domain(inputs, network.domain, names[1], inputs=names[0])
+                self._check_points(bound, "points", level)
+                if bound.candidates is not None:
+                    self._check_points(bound.candidates, "candidates", level)
                 check_degree(bound.plan.requests, self.coordinates, network)
                 bound.check_evaluator(level.evaluator)
 
-
-def _digits(*arrays: Array) -> bytes:
-    """Write numbers with six digits."""
-    return " ".join(f"{value:.5e}" for array in arrays for value in array.ravel().tolist()).encode()
-
-
-def _update_digest(digest: hashlib._Hash, array: Array | None) -> None:
-    """Add shape, dtype and data to a hash, chunk by chunk."""
-    if array is None:
-        digest.update(b"none")
-        return
-    digest.update(f"{array.dtype.str}{array.shape}".encode())
-    for rows in row_chunks(len(array), array[0].size):
-        digest.update(array[rows].data.cast("B"))
+    def _check_points(self, bound: BoundTerm, name: str, level: Level) -> None:
+        """Refuse points that a level's network does not take."""
+        network, points, inputs = level.network, bound.term.points, bound.paths.inputs
+        has_map = self._setting.ansatz.inputs is not None
+        if has_map:
+            check_inputs(inputs.shape[1], network)
+        else:
+            check_columns(points, network.widths, name)
+        check_dtype(points, level.evaluator.dtype, name)
+        if network.domain is not None:
+            names = (None, f"inputs({name})") if has_map else (self.coordinates, name)
+            check_domain(inputs, network.domain, names[1], inputs=names[0])

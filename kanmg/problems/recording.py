@@ -85,7 +85,9 @@ def record(term: Term, setting: Setting) -> Recording:
     call = _call(term, few, setting)
     _check_output(call, few, setting.fields)
     _check_pointwise(term, call, few, setting)
-    _check_finite(term, setting)
+    _check_finite(term, term.points, "points", setting)
+    if term.candidates is not None:
+        _check_finite(term, term.candidates, "candidates", setting)
     _check_parameters(term, few, setting)
     requests = tuple(tuple(sorted(recorder.leaves, key=_by_order)) for recorder in call.recorders)
     _check_sides(term, requests, setting)
@@ -212,24 +214,23 @@ def _check_pointwise(term: Term, call: _Call, points: Array, setting: Setting) -
         )
 
 
-def _check_finite(term: Term, setting: Setting) -> None:
+def _check_finite(term: Term, points: Array, name: str, setting: Setting) -> None:
     """Refuse a residual that is not finite at some point whatever the fields are, or has no finite derivatives."""
     count, first = 0, -1
-    for rows in row_chunks(len(term), 1):
+    for rows in row_chunks(len(points), 1):
         bad = np.ones(rows.stop - rows.start, bool)
         for interval in _INTERVALS:
             if bad.any():
-                bad &= _not_finite(_call(term, term.points[rows], setting, interval))
+                bad &= _not_finite(_call(term, points[rows], setting, interval))
         if bad.any() and not count:
             first = rows.start + int(np.argmax(bad))
         count += int(np.count_nonzero(bad))
     if count:
-        where = ", ".join(
-            f"{name}={value:g}" for name, value in zip(setting.coordinates, term.points[first], strict=True)
-        )
+        where = ", ".join(f"{axis}={value:g}" for axis, value in zip(setting.coordinates, points[first], strict=True))
+        of = "" if name == "points" else f" of `{name}`"
         raise NonFiniteError(
             f"the residual or its derivative by a field is NaN or infinite at {_count(count, 'point')}, whatever the "
-            f"fields are (the first is row {first}: {where}). Divide by nothing that vanishes there; `torch.where` "
+            f"fields are (the first is row {first}{of}: {where}). Divide by nothing that vanishes there; `torch.where` "
             "hides a value that is not finite, but not its derivative."
         )
 

@@ -41,17 +41,27 @@ class Term:
     normals : ndarray or Tensor, shape (N, d), optional
         For points on an interface: from its side "-" to its side "+", of any length. Needed for `u.d("x", side="+")` if
         there are several coordinates.
+    candidates : ndarray or Tensor, shape (M, d), optional
+        Further points, from which a method may draw some where the residual is large, in the place of some of `points`;
+        best several times as many. Of the dtype of `points`. Not together with `point_weights` or `normals`, which they
+        do not have.
 
     Raises
     ------
     ShapeError
-        If there are no points, or they are no matrix, or there is not one weight or normal for each.
+        If there are no points, or they are no matrix, or there is not one weight or normal for each; if candidates have
+        another number of columns.
     NonFiniteError
         If there are NaN or infinite values in them.
     DtypeError
         If they are neither float64 nor float32, or of different dtypes.
     KanmgValueError, KanmgTypeError
-        If a weight is negative, or the residual cannot be called.
+        If a weight is negative, or the residual cannot be called; if there are candidates besides weights or normals of
+        the points.
+
+    See Also
+    --------
+    Collocation.redrawn : The same problem with some of the points drawn from the candidates.
 
     Examples
     --------
@@ -67,6 +77,7 @@ class Term:
     weight: float = 1.0
     point_weights: Array | None = field(default=None, repr=False)
     normals: Array | None = field(default=None, repr=False)
+    candidates: Array | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -84,13 +95,26 @@ class Term:
                 object.__setattr__(self, "point_weights", _checked_point_weights(self.point_weights, points))
             if self.normals is not None:
                 object.__setattr__(self, "normals", _checked_normals(self.normals, points))
+            if self.candidates is not None:
+                self._check_alone("point_weights", self.point_weights)
+                self._check_alone("normals", self.normals)
+                object.__setattr__(self, "candidates", _checked_candidates(self.candidates, points))
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __repr__(self) -> str:
         weighted = "" if self.point_weights is None else "weighted "
-        return f"Term({self.name!r}, {len(self)} {weighted}points, weight={self.weight})"
+        candidates = "" if self.candidates is None else f"{len(self.candidates)} candidates, "
+        return f"Term({self.name!r}, {len(self)} {weighted}points, {candidates}weight={self.weight})"
+
+    def _check_alone(self, name: str, array: Array | None) -> None:
+        """Refuse candidates where points have something that candidates do not have."""
+        if array is not None:
+            raise KanmgValueError(
+                f"`candidates` has no `{name}`, but `points` has. Leave out one of the two: candidates that are drawn "
+                "take the places of points."
+            )
 
 
 @contextmanager
@@ -116,6 +140,21 @@ def _checked_normals(normals: Any, points: Array) -> Array:
             f"`normals` has {np.count_nonzero(lengths == 0.0)} rows of zeros. Pass vectors of any length."
         )
     return np.asarray(array / lengths)
+
+
+def _checked_candidates(candidates: Any, points: Array) -> Array:
+    array = as_columns(candidates, "candidates")
+    if array.shape[1] != points.shape[1]:
+        raise ShapeError(
+            f"`candidates` has shape {array.shape} but `points` {points.shape}. Pass points of shape (M, "
+            f"{points.shape[1]})."
+        )
+    if array.dtype != points.dtype:
+        raise DtypeError(
+            f"`candidates` is {array.dtype} but `points` is {points.dtype}. Write "
+            f"`candidates.astype('{points.dtype}')`."
+        )
+    return _shareable(array)
 
 
 def _shareable(array: Array) -> Array:

@@ -75,6 +75,14 @@ def test_nan_at_some_points_names_the_first():
         make(lambda x, u: u.value / x[:, 0], points)
 
 
+def test_nan_at_a_candidate_is_told_from_one_at_a_point():
+    candidates = POINTS.copy()
+    candidates[5, 0] = 0.0
+    message = r"NaN or infinite at 1 point, whatever the fields are \(the first is row 5 of `candidates`: x=0, t="
+    with pytest.raises(NonFiniteError, match=message):
+        make(lambda x, u: u.value / x[:, 0], candidates=candidates)
+
+
 def test_a_derivative_that_is_nan_is_seen_behind_a_finite_residual():
     points = POINTS.copy()
     points[3, 0] = 0.0
@@ -148,6 +156,28 @@ TERMS = {
         DtypeError,
         r"`point_weights` is float32 but",
     ),
+    "candidates a vector": ({"candidates": np.ones(3)}, ShapeError, r"`candidates` has shape \(3,\)"),
+    "candidates of other columns": (
+        {"candidates": np.ones((3, 1))},
+        ShapeError,
+        r"`candidates` has shape \(3, 1\) but `points` \(50, 2\)",
+    ),
+    "candidates NaN": ({"candidates": np.full((3, 2), np.nan)}, NonFiniteError, r"`candidates` contains 6 NaN"),
+    "candidates of another dtype": (
+        {"candidates": np.ones((3, 2), "float32")},
+        DtypeError,
+        r"`candidates` is float32 but `points` is float64",
+    ),
+    "candidates beside weights": (
+        {"candidates": np.ones((3, 2)), "point_weights": np.ones(50)},
+        KanmgValueError,
+        r"`candidates` has no `point_weights`, but `points` has\. Leave out one",
+    ),
+    "candidates beside normals": (
+        {"candidates": np.ones((3, 2)), "normals": np.ones((50, 2))},
+        KanmgValueError,
+        r"`candidates` has no `normals`",
+    ),
     "no function": ({"residual": 3.0}, KanmgTypeError, r"`residual` is a float"),
 }
 
@@ -204,6 +234,12 @@ def test_hierarchies_that_do_not_fit(name):
     options, error, message = LEVELS[name]
     with pytest.raises(error, match=message):
         make().check_level(make_level(**options))
+
+
+def test_candidates_outside_the_domain():
+    problem = make(candidates=1.5 * POINTS)
+    with pytest.raises(DomainError, match=r"term 'equation': `candidates` contains? .* outside"):
+        problem.check_level(make_level())
 
 
 def test_a_field_that_the_network_does_not_have():

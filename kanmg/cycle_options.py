@@ -1,0 +1,82 @@
+"""Checks of the options of cycles, which also put them into their standard form."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+
+from kanmg.continuation import as_continuation
+from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.program import Variant
+from kanmg.smoothers.base import Smoother, require_count, require_fraction
+from kanmg.starts import as_starts
+
+__all__ = [
+    "check_continuation",
+    "check_correction",
+    "check_fraction",
+    "check_smoothers",
+    "check_starts",
+    "check_steps",
+]
+
+
+def check_smoothers(cycle: Any, *names: str) -> None:
+    """Refuse what is no smoother."""
+    for name in names:
+        smoother = getattr(cycle, name)
+        if not isinstance(smoother, Smoother) and not (name == "coarse_smoother" and smoother is None):
+            hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
+            raise KanmgTypeError(
+                f"`{type(cycle).__name__}` got `{name}={smoother!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
+                f"`kanmg.Adam(step_size=1e-3)`.{hint}"
+            )
+
+
+def check_steps(cycle: Any, *names: str) -> None:
+    """Refuse numbers of steps that are no counts, and make tuples of lists."""
+    for name in names:
+        steps = getattr(cycle, name)
+        if isinstance(steps, list | np.ndarray):
+            steps = tuple(int(step) if isinstance(step, np.integer) else step for step in steps)
+            object.__setattr__(cycle, name, steps)
+        for number in steps if isinstance(steps, tuple) else (steps,):
+            require_count(type(cycle).__name__, 0, **{name: number})
+
+
+def check_fraction(cycle: Any) -> None:
+    """Refuse fractions outside (0, 1], and make a tuple of a list."""
+    fractions: Any = cycle.coarse_fraction
+    if isinstance(fractions, list | np.ndarray):
+        fractions = tuple(fractions)
+        object.__setattr__(cycle, "coarse_fraction", fractions)
+    for fraction in fractions if isinstance(fractions, tuple) else (fractions,):
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
+            raise KanmgTypeError(
+                f"`{type(cycle).__name__}` got `coarse_fraction={fraction!r}`. Pass numbers from (0, 1]."
+            )
+        if not 0.0 < fraction <= 1.0:
+            raise KanmgValueError(
+                f"`{type(cycle).__name__}` got `coarse_fraction={fractions}`. Fractions must be positive and at most 1."
+            )
+
+
+def check_starts(cycle: Any) -> None:
+    """Refuse numbers of starts that make no sense, and make `Starts` of a number."""
+    object.__setattr__(cycle, "starts", as_starts(type(cycle).__name__, cycle.starts))
+
+
+def check_continuation(cycle: Any) -> None:
+    """Refuse what is no continuation and no part of a loss or of points, and make a `Continuation` of a number."""
+    owner = type(cycle).__name__
+    object.__setattr__(cycle, "continuation", as_continuation(owner, cycle.continuation))
+    require_fraction(owner, idle=cycle.idle, redraw=cycle.redraw)
+
+
+def check_correction(cycle: Any) -> None:
+    """Refuse options that no descending cycle has."""
+    require_count(type(cycle).__name__, 0, coarse_steps=cycle.coarse_steps)
+    require_count(type(cycle).__name__, 1, gamma=cycle.gamma)
+    if cycle.variant not in get_args(Variant):
+        raise KanmgValueError(f"`{type(cycle).__name__}` got `variant={cycle.variant!r}`. Use 'tau' or 'galerkin'.")

@@ -1,0 +1,100 @@
+"""Losses that are sums over terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanmg.problems.base import Problem
+
+if TYPE_CHECKING:
+    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.problems.bound_term import BoundTerm
+    from kanmg.problems.terms import Term
+
+__all__ = ["TermSum"]
+
+
+class TermSum(Problem):
+    """The part of a collocation problem that adds up its terms."""
+
+    _bound: tuple[BoundTerm, ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the loss."""
+        return tuple(bound.term for bound in self._bound)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of all points."""
+        return self.terms[0].points.dtype
+
+    @property
+    def num_samples(self) -> int:
+        return sum(map(len, self.terms))
+
+    @property
+    def num_residuals(self) -> int:
+        return sum(bound.num_residuals for bound in self._bound)
+
+    def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:  # noqa: ARG002
+        return sum(bound.loss(evaluator, theta) for bound in self._bound)
+
+    def loss_and_gradient(
+        self,
+        evaluator: Evaluator,
+        theta: Array,
+        batch: int | None = None,  # noqa: ARG002 - there is one batch
+    ) -> tuple[float, Array]:
+        gradient = np.zeros_like(theta)
+        loss = sum(bound.add_gradient(evaluator, theta, gradient) for bound in self._bound)
+        return loss, gradient
+
+    def term_losses(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
+        """Evaluate the parts of the loss, weights included.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+            The network's coefficients, and one unknown for each parameter behind them.
+
+        Returns
+        -------
+        dict of str to float
+            By the names of the terms.
+        """
+        return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
+
+    def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
+        return np.concatenate([bound.residuals(evaluator, theta) for bound in self._bound])
+
+    def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
+        gradient, start = np.zeros_like(theta), 0
+        for bound in self._bound:
+            part = np.asarray(cotangents)[start : start + bound.num_residuals]
+            bound.add_pull_back(evaluator, theta, part, gradient)
+            start += bound.num_residuals
+        return gradient
+
+    def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
+        vector, matrix = np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
+        loss = sum(bound.add_normal_equations(evaluator, theta, vector, matrix) for bound in self._bound)
+        return loss, 2.0 * vector, 2.0 * matrix
+
+    def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:  # noqa: ARG002
+        """Count the multiply-adds of one loss, with its gradient or without.
+
+        A jet with D directions of order r counts as 1 + D r values.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        batch : int, optional
+            There is one batch.
+        gradient : bool, default True
+        """
+        cost = evaluator.cost_per_sample if gradient else evaluator.value_cost_per_sample
+        return cost * sum(len(bound.term) * bound.cost_factor for bound in self._bound)
