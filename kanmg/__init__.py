@@ -46,6 +46,7 @@ from kanmg.problems.collocation import Collocation
 from kanmg.problems.regression import Regression
 from kanmg.problems.scalars import Constant, Parameter
 from kanmg.problems.terms import Term
+from kanmg.refit import refit
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.lbfgs import LBFGS
@@ -115,6 +116,7 @@ __all__ = [
     "load",
     "march",
     "refine",
+    "refit",
     "sampling",
     "solve",
     "uniform_hierarchy",

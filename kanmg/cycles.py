@@ -30,6 +30,7 @@ from kanmg.program import (
     Program,
     Prolong,
     Redraw,
+    Refit,
     Resume,
     Smooth,
     Variant,
@@ -102,6 +103,10 @@ class NestedIteration(Cycle):
         every stage of a continuation but the first; see `Collocation.redrawn`. For problems whose terms have
         candidates. Records and tolerances see the loss on the points drawn last, `solution.loss` is that on the
         problem's own.
+    refit : int, default 0
+        On so many of the coarsest levels, the finest one excepted, hidden values that have left their intervals are
+        moved back (`kanmg.refit`), smoothing is repeated, and the better coefficients are kept. Lowers the floor that
+        shallow networks of high degree reach by Levenberg-Marquardt.
 
     Notes
     -----
@@ -116,7 +121,7 @@ class NestedIteration(Cycle):
     Examples
     --------
     >>> NestedIteration(steps=(40, 20)).program(range(2)).prologue
-    (Smooth(level=0, steps=40, smoother=LBFGS(...)), Prolong(level=0))
+    (Smooth(level=0, steps=40, smoother=LBFGS(...), idle=0.0), Prolong(level=0))
     """
 
     smoother: Smoother[Any] = field(default_factory=LBFGS)
@@ -126,6 +131,7 @@ class NestedIteration(Cycle):
     continuation: int | Continuation | None = None
     idle: float = 0.0
     redraw: float = 0.0
+    refit: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother")
@@ -171,7 +177,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle, redraw
+    continuation, idle, redraw, refit
         As for `NestedIteration`.
 
     Notes
@@ -194,11 +200,11 @@ class VCycle(Cycle):
     --------
     >>> for instruction in VCycle(pre_steps=2, post_steps=1, coarse_steps=9).program(range(2)).cycle:
     ...     print(instruction)
-    Smooth(level=1, steps=2, smoother=LBFGS(...))
+    Smooth(level=1, steps=2, smoother=LBFGS(...), idle=0.0)
     Descend(level=1, variant='galerkin')
-    Smooth(level=0, steps=9, smoother=LBFGS(...))
+    Smooth(level=0, steps=9, smoother=LBFGS(...), idle=0.0)
     Ascend(level=1)
-    Smooth(level=1, steps=1, smoother=LBFGS(...))
+    Smooth(level=1, steps=1, smoother=LBFGS(...), idle=0.0)
     """
 
     smoother: Smoother[Any] = field(default_factory=LBFGS)
@@ -213,6 +219,7 @@ class VCycle(Cycle):
     continuation: int | Continuation | None = None
     idle: float = 0.0
     redraw: float = 0.0
+    refit: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -243,7 +250,7 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw
+    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw, refit
         As for `VCycle`.
 
     Examples
@@ -267,6 +274,7 @@ class FullMultigrid(Cycle):
     continuation: int | Continuation | None = None
     idle: float = 0.0
     redraw: float = 0.0
+    refit: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -305,6 +313,7 @@ class _Plan:
     continuation: Continuation | None = None
     idle: float = 0.0
     redraw: float = 0.0
+    refit: int = 0
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -316,6 +325,8 @@ class _Plan:
         prologue = list(self.begin()) if given is None else []
         for level in range(start, finest):
             prologue += self.climbs * list(self.visit(level))
+            if level < self.refit:
+                prologue += [Refit(level), *self.smooth(level, self.pre_steps[level]), Choose(level)]
             prologue.append(Prolong(level))
             # A level that is only passed through needs no points.
             if self.climbs or level + 1 == finest:
@@ -419,4 +430,4 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
     continuation = as_continuation(type(cycle).__name__, cycle.continuation)
-    return {"continuation": continuation, "idle": cycle.idle, "redraw": cycle.redraw}
+    return {"continuation": continuation, "idle": cycle.idle, "redraw": cycle.redraw, "refit": cycle.refit}

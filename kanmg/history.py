@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING_FINITE", "History", "Record", "RecordEvent", "Status"]
 
-RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"]
+RecordEvent: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"]
 
 
 class Status(Enum):
@@ -112,10 +112,11 @@ class Record(NamedTuple):
         Loss on held-back data, where it was evaluated, else NaN.
     step_size : float
         Of the smoother, or of the line search along a correction: 0 if that was rejected; NaN if there was none.
-    event : {"start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"}
+    event : {"start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"}
         Each of several starts begins with "start" and ends with "choose"; the best of them may go on, from "resume" to
-        another "choose". With "pose" the level's problem becomes another one, on the way from an easier one; with
-        "redraw" a part of its points becomes others: losses before and after do not compare.
+        another "choose"; and so does a level from "refit", with hidden values moved back into their intervals. With
+        "pose" the level's problem becomes another one, on the way from an easier one; with "redraw" a part of its
+        points becomes others: losses before and after do not compare.
     """
 
     cycle: int
@@ -197,7 +198,7 @@ class History(Sequence[Record]):
         """
         losses = []
         for record in self._records:
-            if record.event == "resume":
+            if record.event in {"resume", "refit"}:
                 break
             if record.event == "choose":
                 losses.append(record.loss)
@@ -216,6 +217,8 @@ class History(Sequence[Record]):
             is_other |= record.event == ("resume" if has_resumed else "start") and bool(course)
             if record.event == "resume" and not has_resumed:
                 best, has_resumed = None, True
+            if record.event == "refit":
+                best, is_other = course[-1] if course else None, True
             if record.event == "choose":
                 is_other, best = False, _better(best, record)
                 course.append(best._replace(step=record.step, work_units=record.work_units, seconds=record.seconds))
@@ -258,6 +261,8 @@ class History(Sequence[Record]):
                 seconds += record.seconds - (before.seconds if before else 0.0)
                 if record.event == "resume" and not has_resumed:
                     best, has_resumed = None, True
+                if record.event == "refit":
+                    best = last
                 if record.event == "choose":
                     best = _better(best, record)
                 last = best if record.event == "choose" else last if math.isnan(record.loss) else record

@@ -5,8 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+
 from kanmg.errors import KanmgValueError
-from kanmg.program import Ascend, Choose, Descend, Draw, Instruction, Pose, Program, Prolong, Redraw, Resume, Smooth
+from kanmg.program import (
+    Ascend,
+    Choose,
+    Descend,
+    Draw,
+    Instruction,
+    Pose,
+    Program,
+    Prolong,
+    Redraw,
+    Refit,
+    Resume,
+    Smooth,
+)
+from kanmg.refit import refit
 from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, strong_wolfe
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
@@ -21,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind", "Machine"]
 
-EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"]
+EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"]
 
 # A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
 MAX_TRIALS = 5
@@ -35,7 +51,7 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    kind : {"start", "smooth", "choose", "resume", "pose", "redraw", "prolong", "correct"}
+    kind : {"start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"}
     level : int
     theta : ndarray
         The coefficients at which `loss` and `gradient_norm` were evaluated.
@@ -102,7 +118,7 @@ class Machine:
         theta: Array,
         draw: Callable[[int, int], Array] | None = None,
     ) -> None:
-        self._program = program
+        self._program, self._problem, self._hierarchy = program, problem, hierarchy
         self._initial, self._drawn = theta, draw
         # The best starts of the choice at hand, best first, and those of the choice before, which are resumed.
         self._found: tuple[Start, ...] = ()
@@ -214,7 +230,7 @@ class Machine:
             return self._ascend(instruction.level)
         return self._begin(instruction)
 
-    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw) -> Event:
+    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw | Refit) -> Event:
         """Execute what only the way to the finest level consists of."""
         if isinstance(instruction, Draw):
             return self._draw(instruction)
@@ -222,6 +238,8 @@ class Machine:
             return self._choose(instruction.level, instruction.keep)
         if isinstance(instruction, Resume):
             return self._resume(instruction.level, instruction.rank)
+        if isinstance(instruction, Refit):
+            return self._refit(instruction.level)
         level, stack = instruction.level, self._stack
         if isinstance(instruction, Redraw):
             # The number of the instruction tells this draw from others.
@@ -330,6 +348,20 @@ class Machine:
         start = self._kept[rank]
         frame = Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease)
         return self._begin_frame("resume", level, frame)
+
+    def _refit(self, level: int) -> Event:
+        """Begin a start with hidden values moved back; the coefficients as they are remain to be chosen."""
+        stack, theta = self._stack, self._stack[level].theta
+        network = self._hierarchy[level].network
+        size = network.num_coefficients
+        self._found = (stack.start(level),)
+        moved = refit(network, theta[:size], self._problem.training_inputs())
+        fraction, ease = stack.fraction(level), stack[level].ease
+        if np.array_equal(moved, theta[:size]):
+            self.pass_over()
+            return Event("refit", level, theta, math.nan, fraction=fraction, ease=ease)
+        changed = np.concatenate([moved, theta[size:]]).astype(theta.dtype)
+        return self._begin_frame("refit", level, Frame(changed, fraction=fraction, ease=ease))
 
     def _begin_frame(self, kind: EventKind, level: int, frame: Frame) -> Event:
         """Go on with another frame on a level; its loss is evaluated only if a smoother or a correction uses it."""

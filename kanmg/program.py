@@ -18,6 +18,7 @@ __all__ = [
     "Program",
     "Prolong",
     "Redraw",
+    "Refit",
     "Resume",
     "Smooth",
     "Variant",
@@ -111,7 +112,17 @@ class Redraw:
     share: float
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """Begin a start from a level's coefficients, hidden values moved back into their intervals.
+
+    `Choose` follows, after smoothing, and compares it with the coefficients as they were.
+    """
+
+    level: int
+
+
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw | Refit
 
 
 @dataclass(frozen=True, slots=True)

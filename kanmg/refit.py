@@ -1,0 +1,94 @@
+"""Move hidden values back into the intervals of the splines that take them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kanmg.network import Affine, Spline
+from kanmg.splines.bspline import basis_matrix, evaluate_spline
+
+if TYPE_CHECKING:
+    from kanmg.arrays import Array
+    from kanmg.network import Layer, Network
+
+__all__ = ["refit"]
+
+FloatArray = npt.NDArray[np.float64]
+
+# Points of an interval at which a spline is fitted to what it was on a larger one.
+_NUM_POINTS = 400
+
+
+def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> FloatArray:
+    """Change coefficients so that hidden values lie inside their intervals; the function changes as little as possible.
+
+    Outside its interval a spline is one polynomial, whatever the level: what hidden values do there, no refinement
+    improves. An output of a layer that leaves the next layer's interval is scaled and shifted into it, an exact change
+    of coefficients; the splines that take it are fitted, in the sense of least squares, to what they were as functions
+    of the value before. They had knots where there are none now: that is the only error, and smoothing removes it.
+
+    Parameters
+    ----------
+    network : Network
+    theta : ndarray, shape (num_coefficients,)
+    x : ndarray, shape (N, num_inputs)
+        Inputs that tell how far hidden values go.
+    fill : float, default 0.95
+        Part of the interval that the values of a moved output fill.
+
+    Returns
+    -------
+    ndarray of float64, shape (num_coefficients,)
+        A copy of `theta` where nothing lies outside.
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> knots = kanmg.uniform_knots(4, degree=3)
+    >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=knots), kanmg.Spline(1, 1, knots=knots)])
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> theta = np.concatenate([2 * knots.greville, knots.greville])  # 2 x, then the identity: 2 x
+    >>> moved = refit(network, theta, x)
+    >>> hidden = network.unflatten(moved)[0][0, :, 0]  # of 0.95 x instead of 2 x
+    >>> bool(np.allclose(hidden, 0.95 * knots.greville))
+    True
+    """
+    arrays = [np.array(array, np.float64) for array in network.unflatten(np.asarray(theta))]
+    values = np.asarray(x, np.float64)
+    for layer, following, own, other in zip(network.layers, network.layers[1:], arrays, arrays[1:], strict=False):
+        values = _evaluate(layer, own, values)
+        if not isinstance(following, Spline) or (isinstance(layer, Affine) and not layer.bias):
+            continue
+        for q, knots in enumerate(following.knots):
+            a, b = knots.domain
+            low, high = values[:, q].min(), values[:, q].max()
+            if a <= low and high <= b:
+                continue
+            centre, half = 0.5 * (a + b), 0.5 * fill * (b - a)
+            scale = 2.0 * half / (high - low) if high > low else 1.0
+            shift = centre - 0.5 * scale * (low + high)
+            moved = np.linspace(centre - half, centre + half, _NUM_POINTS)
+            before = evaluate_spline(knots, other[q], (moved - shift) / scale, outside=following.outside)
+            other[q] = np.linalg.lstsq(basis_matrix(knots, moved), before, rcond=1e-13)[0]
+            own[..., q] *= scale
+            if isinstance(layer, Spline):
+                own[..., q] += shift / layer.num_inputs
+            else:
+                own[-1, q] += shift
+            values[:, q] = scale * values[:, q] + shift
+    result: FloatArray = network.flatten(arrays)
+    return result
+
+
+def _evaluate(layer: Layer, coefficients: FloatArray, values: FloatArray) -> FloatArray:
+    """Evaluate one layer."""
+    if isinstance(layer, Affine):
+        product: FloatArray = values @ coefficients[: layer.num_inputs] + (coefficients[-1] if layer.bias else 0.0)
+        return product
+    total = np.zeros((len(values), layer.num_outputs))
+    for knots, own, column in zip(layer.knots, coefficients, values.T, strict=True):
+        total += evaluate_spline(knots, own, column, outside=layer.outside)
+    return total
