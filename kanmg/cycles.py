@@ -92,7 +92,7 @@ class NestedIteration(Cycle):
     Examples
     --------
     >>> NestedIteration(steps=(40, 20)).program(range(2)).prologue
-    (Smooth(level=0, steps=40, smoother=LBFGS(...)), Prolong(level=0))
+    (Smooth(level=0, steps=40, smoother=LBFGS(...), idle=0.0), Prolong(level=0))
     """
 
     smoother: Smoother[Any] = field(default_factory=LBFGS)
@@ -169,11 +169,11 @@ class VCycle(Cycle):
     --------
     >>> for instruction in VCycle(pre_steps=2, post_steps=1, coarse_steps=9).program(range(2)).cycle:
     ...     print(instruction)
-    Smooth(level=1, steps=2, smoother=LBFGS(...))
+    Smooth(level=1, steps=2, smoother=LBFGS(...), idle=0.0)
     Descend(level=1, variant='galerkin')
-    Smooth(level=0, steps=9, smoother=LBFGS(...))
+    Smooth(level=0, steps=9, smoother=LBFGS(...), idle=0.0)
     Ascend(level=1)
-    Smooth(level=1, steps=1, smoother=LBFGS(...))
+    Smooth(level=1, steps=1, smoother=LBFGS(...), idle=0.0)
     """
 
     smoother: Smoother[Any] = field(default_factory=LBFGS)
