@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -172,7 +172,7 @@ def convergence_study(
         Where errors are measured. Default: 10,000 uniformly distributed points in the hierarchy's domain; problems
         with `inputs` or a `transform` have no default.
     method : NestedIteration, optional
-        Default: `kanmg.default_method(problem, hierarchy)`.
+        Default: `kanmg.default_method(problem, hierarchy)`, but with all samples on every level.
     seed : int, default 0
         Of the initial coefficients, and of the test points.
     progress : bool, optional
@@ -211,7 +211,7 @@ def convergence_study(
     """
     problem, hierarchy, exact, test_points = _resolve_model(problem, hierarchy, exact, test_points)
     _check_arguments(problem, hierarchy, exact)
-    chosen = default_method(problem, hierarchy) if method is None else method
+    chosen = _default_method(problem, hierarchy) if method is None else method
     methods = _methods_of_levels(chosen, hierarchy)
     points = _test_points(test_points, problem, hierarchy, seed)
     solutions = _solve_levels(problem, hierarchy, methods, seed, progress)
@@ -262,6 +262,11 @@ def _alone(level: Level, hierarchy: Hierarchy) -> Hierarchy:
     )
 
 
+def _default_method(problem: Problem, hierarchy: Hierarchy) -> Any:
+    """Return the method of `kanmg.solve`, on all samples of every level: a study compares these."""
+    return replace(cast("NestedIteration", default_method(problem, hierarchy)), coarse_fraction=1.0)
+
+
 def _methods_of_levels(method: Any, hierarchy: Hierarchy) -> list[NestedIteration]:
     """Cut a nested iteration into one method per level."""
     if not isinstance(method, NestedIteration):
@@ -280,6 +285,8 @@ def _methods_of_levels(method: Any, hierarchy: Hierarchy) -> list[NestedIteratio
             f"`method` has `steps={steps}`, {len(steps)} numbers, but the hierarchy has {len(hierarchy)} levels. Pass "
             f"a tuple of {len(hierarchy)}, coarsest first, or one integer for all."
         )
+    # A tuple of ones would be too long for a level alone.
+    method = replace(method, coarse_fraction=1.0)
     return [replace(method, steps=number, starts=1 if level else method.starts) for level, number in enumerate(steps)]
 
 

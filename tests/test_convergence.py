@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -26,6 +27,28 @@ def spline_problem(degree, num_levels=3, num_samples=800, **options):
         (1, 1), degree=degree, num_intervals=4, num_levels=num_levels, domain=(0, 1), evaluator="reference", **options
     )
     return kanmg.Regression(x.astype(hierarchy.dtype), np.exp(x).astype(hierarchy.dtype)), hierarchy
+
+
+def layer(nu=0.2):
+    """nu u'' + u' = 1 between zeros, with an easier nu."""
+    constant = kanmg.Constant("nu", nu, easier=1.0)
+    points = np.linspace(-1.0, 1.0, 201).reshape(-1, 1)
+    terms = [
+        kanmg.Term("equation", lambda _, u: constant * u.d("x", "x") + u.d("x") - 1.0, points),
+        kanmg.Term("boundary", lambda _, u: u.value, points[[0, -1]], weight=100.0),
+    ]
+    return kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+
+
+def layer_solution(nu=0.2):
+    # u = x + a + b exp(-x / nu) with u(-1) = u(1) = 0.
+    b = -2.0 / (np.exp(-1.0 / nu) - np.exp(1.0 / nu))
+    a = -1.0 - b * np.exp(-1.0 / nu)
+    return lambda x: x + a + b * np.exp(-x / nu)
+
+
+def solution_events(solution):
+    return {record.event for record in solution.history}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +138,28 @@ def test_problems_of_the_gallery_bring_everything():
 def test_the_default_method_is_that_of_solve():
     study = kanmg.convergence_study(*spline_problem(2, num_levels=2), exact=np.exp)
     assert study.orders[1] == pytest.approx(3, abs=0.3)
+
+
+def test_the_default_method_of_equations_sees_all_points_on_every_level():
+    problem = layer()
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=4, num_intervals=3, num_levels=3, evaluator="reference")
+    assert kanmg.default_method(problem, hierarchy).coarse_fraction[0] < 1.0
+    exact = layer_solution()
+    study = kanmg.convergence_study(problem, hierarchy, exact=exact)
+    for level, solution in zip(hierarchy, study.solutions, strict=True):
+        assert solution.loss == pytest.approx(problem.loss(level.evaluator, solution.coefficients), rel=1e-10)
+    assert "pose" in solution_events(study.solutions[0])
+    assert "pose" not in solution_events(study.solutions[1])
+    assert study.errors[2] < 0.1 * study.errors[0]
+
+
+def test_fractions_of_one_may_be_a_tuple():
+    whole = kanmg.convergence_study(*spline_problem(3), exact=np.exp, method=EXACT_SOLVE)
+    method = dataclasses.replace(EXACT_SOLVE, coarse_fraction=(1.0, 1.0, 1.0))
+    assert (
+        kanmg.convergence_study(*spline_problem(3), exact=np.exp, method=method).errors.tolist()
+        == whole.errors.tolist()
+    )
 
 
 def test_float32_stays_float32():

@@ -123,6 +123,7 @@ class Constant(Scalar):
     See Also
     --------
     Collocation.with_constants : The same problem with another value.
+    Continuation : How a method follows the solution from the easier value.
 
     Notes
     -----
