@@ -12,7 +12,7 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
-from kanmg.gallery.equations import SPACE_TIME
+from kanmg.gallery.equations import SPACE_TIME, draw_candidates
 from kanmg.gallery.model_problem import Array, ModelProblem, collocation_problem
 from kanmg.problems.scalars import Constant
 from kanmg.problems.terms import Term
@@ -70,7 +70,8 @@ def allen_cahn(
     u(x, 0) = x^2 cos(pi x), and u is periodic in x. Terms are pointwise and cannot compare the two ends, so that
     periodicity is stated by symmetry: as the initial values are even, so is u; an even function is periodic if its
     derivative vanishes at both ends, and the other way round. The term `boundary` is therefore u_x = 0 at x = -1 and
-    x = 1. It begins after t = 0, where the initial values have a kink at the ends.
+    x = 1. It begins after t = 0, where the initial values have a kink at the ends. The equation has 40,000 candidates,
+    from which a method may draw points at the fronts.
 
     The exact solution is computed when it is first needed, in a few seconds, and kept until the program ends; see
     `solve_allen_cahn`.
@@ -114,7 +115,7 @@ def allen_cahn(
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed), candidates=draw_candidates(seed)),
             Term("initial", initial, start, weight=10.0),
             Term("boundary", lambda _, u: u.d("x"), ends, weight=10.0),
         ],
