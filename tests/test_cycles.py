@@ -126,6 +126,15 @@ def test_fractions_shrink_level_by_level():
     assert program(kanmg.NestedIteration(), 2).fractions == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("cycle", [kanmg.NestedIteration, kanmg.VCycle, kanmg.FullMultigrid])
+def test_every_smoothing_knows_when_it_is_idle(cycle):
+    written = cycle(starts=2, continuation=2, idle=0.25).program(range(3))
+    smoothings = [step for step in written.prologue + written.cycle if isinstance(step, Smooth)]
+    assert {step.idle for step in smoothings} == {0.25}
+    plain = cycle(starts=2).program(range(3))
+    assert {step.idle for step in plain.prologue + plain.cycle if isinstance(step, Smooth)} == {0.0}
+
+
 def test_cycles_are_values():
     assert kanmg.VCycle(pre_steps=[1, 2]) == kanmg.VCycle(pre_steps=(1, 2))
     assert hash(kanmg.VCycle(pre_steps=[1, 2])) == hash(kanmg.VCycle(pre_steps=(1, 2)))
@@ -150,6 +159,9 @@ def test_cycles_are_values():
         (lambda: kanmg.NestedIteration(coarse_fraction=0), KanmgValueError, "positive and at most 1"),
         (lambda: kanmg.VCycle(coarse_fraction=(0.5, 1.5)), KanmgValueError, "positive and at most 1"),
         (lambda: kanmg.VCycle(coarse_fraction="half"), KanmgTypeError, "`coarse_fraction='half'`"),
+        (lambda: kanmg.NestedIteration(idle=1.0), KanmgValueError, "`NestedIteration` got `idle=1`. It must lie in"),
+        (lambda: kanmg.VCycle(idle=-0.1), KanmgValueError, "`VCycle` got `idle=-0.1`"),
+        (lambda: kanmg.FullMultigrid(idle="soon"), KanmgTypeError, "`FullMultigrid` got `idle='soon'`. Pass a number"),
         (lambda: kanmg.VCycle(gamma=0), KanmgValueError, "`gamma=0`. It must be at least 1"),
         (lambda: kanmg.VCycle(variant="fas"), KanmgValueError, "`variant='fas'`. Use 'tau' or 'galerkin'"),
         (lambda: kanmg.VCycle(coarse_steps=(3, 4)), KanmgTypeError, "`coarse_steps="),

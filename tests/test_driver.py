@@ -217,6 +217,46 @@ def test_mini_batches_converge_by_the_loss_of_all_samples():
     assert solution.history[-1].step < 4040
 
 
+def smoothed(losses, idle, num_levels=1, steps=40):
+    """Losses of the steps on the finest level, where every evaluation has the next of the given losses."""
+    method = kanmg.NestedIteration(kanmg.Adam(), steps=steps, idle=idle)
+    solution = kanmg.solve(Scripted(losses), hierarchy_of(num_levels), method=method)
+    return [
+        [record.loss for record in solution.history if record.event == "smooth" and record.level == level]
+        for level in range(num_levels)
+    ]
+
+
+def last_step(losses, idle):
+    """The first step after ten others that together lowered the loss by less than this part."""
+    return next(n for n in range(10, len(losses)) if losses[n - 10] - losses[n] < idle * losses[n - 10]) + 1
+
+
+@pytest.mark.parametrize("idle", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("rate", [0.7, 0.95])
+def test_smoothing_ends_where_ten_steps_gain_too_little(idle, rate):
+    losses = [1.0 + 99.0 * rate**n for n in range(200)]
+    (seen,) = smoothed(losses, idle, steps=150)
+    assert 11 <= len(seen) < 150
+    assert seen == losses[: last_step(losses, idle)]
+
+
+@pytest.mark.parametrize("losses", [[1.0 + n for n in range(60)], 60 * [2.0], [-0.1 - 1e-4 * n for n in range(60)]])
+def test_smoothing_is_never_idle_unless_asked_for(losses):
+    assert smoothed(losses, 0.0) == [losses[:40]]
+    assert smoothed(losses, 0.05) == [losses[:11]]
+
+
+def test_every_level_has_ten_steps_of_its_own():
+    seen = smoothed(200 * [2.0], 0.1, num_levels=3)
+    assert [len(losses) for losses in seen] == [11, 11, 11]
+    # What the level before has lost counts on no other.
+    falling = [0.5**n for n in range(20)]
+    seen = smoothed([*falling, *(100 * [1e-6])], 0.1, num_levels=2, steps=15)
+    assert seen[0] == falling[:15]
+    assert len(seen[1]) >= 11
+
+
 def test_cycles_are_counted():
     single = kanmg.VCycle(pre_steps=1, post_steps=1, coarse_steps=1)
     solution = kanmg.solve(PROBLEM, HIERARCHY, method=single, max_cycles=3)

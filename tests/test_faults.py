@@ -62,6 +62,7 @@ RUNS = {
         {},
     ),
     "galerkin": (FULL, kanmg.FullMultigrid(steps=2, coarse_steps=3), {"max_cycles": 2}),
+    "idle": (FULL, kanmg.NestedIteration(steps=(40, 30, 4), idle=0.5), {}),
     "several starts": (FULL, kanmg.NestedIteration(steps=(4, 3, 2), starts=kanmg.Starts(3, steps=4, fraction=0.5)), {}),
     "Levenberg-Marquardt": (
         FULL,

@@ -63,6 +63,29 @@ def test_values_are_those_of_the_problem(problem, hierarchy, fine):
     assert np.array_equal(gradient, expected[1])
 
 
+@pytest.mark.parametrize(("num_intervals", "uses_strips"), [(1, False), (16, True)])
+def test_normal_equations_count_what_is_multiplied(num_intervals, uses_strips):
+    options = {"degree": 3, "num_intervals": num_intervals, "num_levels": 1}
+    level = kanmg.uniform_hierarchy((2, 3, 1), evaluator="cpu", **options)[0]
+    plain = kanmg.uniform_hierarchy((2, 3, 1), evaluator="reference", **options)[0]
+    n, edges = level.network.num_coefficients, 9
+    problem = Regression(np.zeros((7, 2)), np.zeros(7))
+    dense, strips = n * (n + 1) / 2, edges * (edges + 1) / 2 * 4**2
+    assert plain.evaluator.normal_cost_per_residual == dense
+    assert level.evaluator.normal_cost_per_residual == (strips if uses_strips else dense)
+    expected = 7 * (level.evaluator.cost_per_sample + level.evaluator.normal_cost_per_residual)
+    assert problem.normal_equations_work(level.evaluator) == expected
+
+
+def test_parameters_have_dense_columns_of_the_jacobian():
+    rate = kanmg.Parameter("rate", 1.0)
+    term = kanmg.Term("equation", lambda _, u: u.d("x") + rate * u.value, np.zeros((9, 1)))
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])
+    level = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=3, num_levels=1, evaluator="reference")[0]
+    n = level.network.num_coefficients + 1
+    assert problem.normal_equations_work(level.evaluator) == problem.work(level.evaluator) + 9 * n * (n + 1) / 2
+
+
 def test_tensors_in_tensors_out(coarse):
     theta = vector(coarse)
     loss, gradient = coarse.value_and_gradient(theta)

@@ -57,6 +57,28 @@ STARTS = [
     record(1, 3, 0.3, "prolong"),
     record(1, 4, 0.1),
 ]
+# The two best of them go on, the second of which ends lower.
+RESUMED = [
+    *STARTS[:9],
+    record(0, 3, 0.25, "resume"),
+    record(0, 4, 0.2),
+    record(0, 4, 0.21, "choose"),
+    record(0, 4, NAN, "resume"),
+    record(0, 5, 0.1),
+    record(0, 5, 0.11, "choose"),
+    record(1, 5, 0.11, "prolong"),
+]
+# The first start was passed over; then an easier problem was solved.
+EASED = [
+    record(0, 0, 1.0, "start"),
+    record(0, 0, NAN, "choose"),
+    record(0, 0, 1.0, "start"),
+    record(0, 1, 1e-9, "choose"),
+    record(0, 1, 0.5, "pose"),
+    record(0, 2, 1e-8),
+    record(0, 2, 0.4, "pose"),
+    record(0, 3, 0.3),
+]
 
 
 def make_solution(history, layers=None):
@@ -113,6 +135,24 @@ def test_other_starts_show_as_the_best_so_far():
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 1, 1, 2, 3, 3, 4])
     interrupted = plotting.plot_history(make_solution(STARTS[:8]))
     np.testing.assert_array_equal(interrupted.lines[0].get_ydata(), [1.0, 0.5, 0.6, 0.3])
+
+
+def test_resumed_starts_show_as_the_best_once_more():
+    ax = plotting.plot_history(make_solution(RESUMED), against="steps")
+    first = [1.0, 0.5, 0.6, 0.3, 0.3]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [*first, 0.25, 0.2, 0.21, 0.11, 0.11])
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 1, 1, 2, 3, 3, 4, 4, 5, 5])
+
+
+def test_a_start_that_was_passed_over_is_not_the_best():
+    ax = plotting.plot_history(make_solution(EASED[:4]))
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.0, 1e-9])
+
+
+def test_losses_of_easier_problems_are_left_out():
+    ax = plotting.plot_history(make_solution(EASED), against="steps")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.4, 0.3])
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [2, 3])
 
 
 def test_several_histories_share_axes_and_have_a_legend(solution):

@@ -13,7 +13,7 @@ import torch
 import kanmg
 from kanmg.cycles import Cycle
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
-from kanmg.program import Choose, Draw, Program, Prolong, Smooth
+from kanmg.program import Choose, Draw, Program, Prolong, Resume, Smooth
 
 X = np.random.default_rng(0).uniform(-1, 1, (160, 2))
 Y = np.exp(np.sin(np.pi * X[:, :1]) + X[:, 1:] ** 2)
@@ -166,6 +166,134 @@ def test_starts_of_different_seeds_have_nothing_in_common():
     losses = [kanmg.solve(FULL, COARSE, method=method, seed=seed).history.starts for seed in (0, 1, 2, 2**32)]
     assert len(np.unique(losses)) == 16
     assert losses[1].tolist() == [FULL.loss(HIERARCHY[0].evaluator, drawn(i, seed=1)) for i in range(4)]
+
+
+# ---------------------------------------------------------------------------------------------------------- kept starts
+
+FURTHER = 9
+
+
+def further_by_hand(problem, theta, fraction):
+    """What the further steps make of a start that was kept, and its loss on all samples."""
+    run = kanmg.solve(
+        problem.subset(fraction), COARSE, method=kanmg.NestedIteration(LBFGS, steps=FURTHER), initial=theta, throw=False
+    )
+    return run, problem.loss(HIERARCHY[0].evaluator, run.coefficients)
+
+
+def kept(keep, fraction=1.0, steps=STEPS):
+    return kanmg.Starts(NUMBER, steps=steps, fraction=fraction, keep=keep, further_steps=FURTHER)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+@pytest.mark.parametrize("level_fraction", [1.0, 0.5])
+@pytest.mark.parametrize("keep", [1, 2, NUMBER])
+def test_kept_starts_are_smoothed_further_and_compared_once_more(fraction, level_fraction, keep):
+    runs, losses = by_hand(FULL, fraction, LBFGS)
+    order = np.argsort(losses)[:keep]
+    resumed = [further_by_hand(FULL, runs[number].coefficients, level_fraction) for number in order]
+    second = [loss for _, loss in resumed]
+    chosen = resumed[int(np.argmin(second))][0].coefficients
+
+    refine = kanmg.NestedIteration(steps=(8, 6, 4), coarse_fraction=(level_fraction, 1.0, 1.0))
+    refined = kanmg.solve(FULL, HIERARCHY, method=refine, initial=chosen)
+    method = dataclasses.replace(refine, starts=kept(keep, fraction))
+    solution = kanmg.solve(FULL, HIERARCHY, method=method, seed=SEED)
+
+    choices = [record.loss for record in solution.history if record.event == "choose"]
+    assert solution.history.starts.tolist() == losses == choices[:NUMBER]
+    assert choices[NUMBER:] == second
+    assert solution.coefficients.tobytes() == refined.coefficients.tobytes()
+    assert solution.loss == refined.loss
+    assert f"; the best {keep} went on." in solution.message
+
+
+def test_the_program_resumes_the_best():
+    written = kanmg.NestedIteration(LBFGS, starts=kanmg.Starts(2, 30, 0.5, keep=5, further_steps=7)).program(range(2))
+    alone = kanmg.NestedIteration(LBFGS).program(range(2))
+    draws = [step for i in range(2) for step in (Draw(0, i, 0.5), Smooth(0, 30, LBFGS), Choose(0, 2))]
+    resumes = [step for i in range(2) for step in (Resume(0, i), Smooth(0, 7, LBFGS), Choose(0))]
+    assert written.prologue == (*draws, *resumes, *alone.prologue)
+
+
+def test_starts_are_kept_only_for_further_steps():
+    several, one = (kanmg.NestedIteration(starts=kanmg.Starts(3, keep=keep)).program(range(2)) for keep in (2, 1))
+    assert several == one
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1, 3), (0, 1, 2)])
+def test_fewer_finite_starts_than_are_to_be_kept(numbers):
+    problem = failing(numbers, math.nan)
+    method = kanmg.NestedIteration(LBFGS, steps=5, starts=kept(3))
+    solution = kanmg.solve(problem, COARSE, method=method, seed=SEED)
+    healthy = [number for number in range(NUMBER) if number not in numbers]
+    assert np.isfinite(solution.history.starts).tolist() == [number in healthy for number in range(NUMBER)]
+    choices = [record.loss for record in solution.history if record.event == "choose"][NUMBER:]
+    assert np.isfinite(choices).tolist() == [rank < len(healthy) for rank in range(3)]
+    assert solution.status is kanmg.Status.FINISHED
+    assert solution.loss <= np.nanmin(choices)
+    assert f", {len(numbers)} passed over; the best {min(3, len(healthy))} went on." in solution.message
+
+
+class FailingLater(kanmg.Regression):
+    """A regression whose loss and gradient are not finite while its calls of these numbers last."""
+
+    first, last, calls = 0, 0, 0
+
+    def loss_and_gradient(self, evaluator, theta, batch=None):
+        self.calls += 1
+        loss, gradient = super().loss_and_gradient(evaluator, theta, batch)
+        return (math.nan if self.first <= self.calls < self.last else loss), gradient
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_resumed_start_that_fails_is_passed_over(rank):
+    method = kanmg.NestedIteration(ADAM, steps=0, starts=kept(2))
+    sound = kanmg.solve(FULL, COARSE, method=method, seed=SEED)
+    losses = [record.loss for record in sound.history if record.event == "choose"]
+    counted = FailingLater(X, Y)
+    marks = []
+    kanmg.solve(
+        counted, COARSE, method=method, seed=SEED, callback=lambda record: marks.append((record.event, counted.calls))
+    )
+    begins = [calls for event, calls in marks if event == "resume"]
+    problem = FailingLater(X, Y)
+    problem.first, problem.last = begins[rank] + 3, begins[rank] + 4
+    solution = kanmg.solve(problem, COARSE, method=method, seed=SEED)
+    choices = [record.loss for record in solution.history if record.event == "choose"]
+    assert choices[:NUMBER] == losses[:NUMBER]
+    assert math.isnan(choices[NUMBER + rank])
+    assert choices[NUMBER + 1 - rank] == losses[NUMBER + 1 - rank]
+    assert solution.status is kanmg.Status.FINISHED
+
+
+def test_if_all_resumed_starts_fail_the_run_ends_with_the_best_before():
+    method = kanmg.NestedIteration(ADAM, steps=5, starts=kept(2))
+    counted, marks = FailingLater(X, Y), []
+    kanmg.solve(
+        counted, COARSE, method=method, seed=SEED, callback=lambda record: marks.append((record.event, counted.calls))
+    )
+    problem = FailingLater(X, Y)
+    problem.first, problem.last = next(calls for event, calls in marks if event == "resume") + 1, 10**6
+    with pytest.raises(ConvergenceError) as info:
+        kanmg.solve(problem, COARSE, method=method, seed=SEED)
+    solution = info.value.solution
+    assert solution.status is kanmg.Status.NON_FINITE
+    assert solution.loss <= solution.history.starts.min()
+    assert math.isfinite(solution.loss)
+
+
+def test_the_table_and_the_course_follow_the_best():
+    method = kanmg.NestedIteration(steps=(0, 5, 5), starts=kept(2))
+    solution = kanmg.solve(FULL, HIERARCHY, method=method, seed=SEED)
+    choices = [record.loss for record in solution.history if record.event == "choose"]
+    coarse = str(solution).splitlines()[1].split()
+    assert coarse[:3] == ["0", str(NUMBER * STEPS + 2 * FURTHER), f"{min(choices[NUMBER:]):.3e}"]
+    course = solution.history.course()
+    shown = [record.loss for record in course if record.event == "choose"]
+    assert shown == [*np.minimum.accumulate(choices[:NUMBER]), choices[NUMBER], min(choices[NUMBER:])]
+    assert [record.event for record in course].count("resume") == 1
+    assert [record.event for record in course].count("start") == 1
 
 
 # ---------------------------------------------------------------------------------------------------- records, messages
@@ -350,6 +478,9 @@ class Killed(Exception):  # noqa: N818 - not an error: what a test raises to end
         (FULL, kanmg.FullMultigrid(steps=1, coarse_steps=2, starts=kanmg.Starts(3, 3, 0.5), coarse_fraction=0.5)),
         (BATCHED, kanmg.VCycle(ADAM, pre_steps=1, coarse_steps=2, starts=kanmg.Starts(3, 4, 0.5))),
         (failing((1,), math.nan), kanmg.NestedIteration(ADAM, steps=2, starts=kanmg.Starts(3, 4))),
+        (FULL, kanmg.NestedIteration(steps=2, coarse_fraction=0.5, starts=kanmg.Starts(3, 2, 0.5, 2, 3))),
+        (BATCHED, kanmg.NestedIteration(ADAM, steps=2, starts=kanmg.Starts(2, 2, keep=2, further_steps=3))),
+        (failing((0, 1), math.nan), kanmg.NestedIteration(steps=2, starts=kanmg.Starts(3, 2, keep=3, further_steps=2))),
     ],
 )
 def test_a_run_killed_after_any_record_ends_with_the_same_bits(problem, method, tmp_path):
@@ -393,6 +524,10 @@ def test_a_run_killed_after_any_record_ends_with_the_same_bits(problem, method, 
         (lambda: kanmg.Starts(fraction=math.nan), KanmgValueError, "`fraction=nan`"),
         (lambda: kanmg.Starts(fraction=True), KanmgTypeError, "`fraction=True`"),
         (lambda: kanmg.Starts(fraction="half"), KanmgTypeError, r"`fraction='half'`. Pass a number from \(0, 1\]"),
+        (lambda: kanmg.Starts(keep=0), KanmgValueError, "`keep=0`. It must be at least 1"),
+        (lambda: kanmg.Starts(keep=2.0), KanmgTypeError, "`keep=2.0`"),
+        (lambda: kanmg.Starts(further_steps=-1), KanmgValueError, "`further_steps=-1`. It must be at least 0"),
+        (lambda: kanmg.Starts(further_steps=True), KanmgTypeError, "`further_steps=True`"),
         (lambda: kanmg.NestedIteration(starts=0), KanmgValueError, "`NestedIteration` got `starts=0`"),
         (lambda: kanmg.VCycle(starts=-2), KanmgValueError, "`VCycle` got `starts=-2`. It must be at least 1"),
         (lambda: kanmg.FullMultigrid(starts=2.5), KanmgTypeError, r"`starts=2.5`. Pass .* `kanmg.Starts\(8"),
