@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import kanmg
+from kanmg import time_windows
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
 
 LM = kanmg.LevenbergMarquardt
@@ -343,3 +345,20 @@ def test_it_can_be_pickled(solution):
     t = np.linspace(0, END, 11).reshape(-1, 1)
     again = pickle.loads(pickle.dumps(solution))  # noqa: S301 - our own bytes
     np.testing.assert_array_equal(again(t), solution(t))
+
+
+def test_windows_keep_the_candidates_that_lie_in_them():
+    t, candidates = np.linspace(0, 2, 41).reshape(-1, 1), np.linspace(0, 2, 101).reshape(-1, 1)
+    terms = [
+        kanmg.Term("equation", lambda _, u: u.d("t") + u.value, t, candidates=candidates),
+        kanmg.Term("initial", lambda _, u: u.value - 1.0, t[:1], candidates=t[1:2]),
+    ]
+    inside = time_windows._restricted(terms[0], 0, (1.0, 2.0))
+    assert inside.points.tobytes() == t[20:].tobytes()
+    assert inside.candidates.tobytes() == candidates[50:].tobytes()
+    assert time_windows._restricted(terms[1], 0, (0.0, 0.01)).candidates is None
+    problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=[terms[0], replace(terms[1], candidates=None)])
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=5, num_intervals=2, num_levels=2, domain=(0, 2))
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=10, redraw=0.5)
+    solution = kanmg.march(problem, hierarchy, windows=2, method=method)
+    assert np.abs(solution(t) - np.exp(-t)).max() < 1e-5

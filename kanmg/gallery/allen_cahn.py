@@ -12,7 +12,7 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
-from kanmg.gallery.equations import SPACE_TIME
+from kanmg.gallery.equations import SPACE_TIME, draw_candidates
 from kanmg.gallery.model_problem import Array, ModelProblem, collocation_problem
 from kanmg.problems.scalars import Constant
 from kanmg.problems.terms import Term
@@ -74,7 +74,8 @@ def allen_cahn(
     that every function it stands for is even.
 
     Where u is small it grows like exp(5 t): an error of the initial values grows 150-fold and moves the fronts, at no
-    cost in the equation. The weight of the term `initial` is therefore 1000.
+    cost in the equation. The weight of the term `initial` is therefore 1000. The
+    equation has 40,000 candidates, from which a method may draw points at the fronts.
 
     The exact solution is computed when it is first needed, in a few seconds, and kept until the program ends; see
     `solve_allen_cahn`.
@@ -118,7 +119,7 @@ def allen_cahn(
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed), candidates=draw_candidates(seed)),
             Term("initial", initial, start, weight=1000.0),
             Term("boundary", lambda _, u: u.d("x"), ends),
         ],

@@ -22,6 +22,9 @@ __all__ = ["burgers", "helmholtz", "kan2"]
 _SQUARE = ((-1.0, 1.0), (-1.0, 1.0))
 SPACE_TIME = ((-1.0, 1.0), (0.0, 1.0))
 _EASY_VISCOSITY = 0.05
+_NUM_CANDIDATES = 40_000
+# Between seeds of points and of candidates, so that users' small seeds do not meet.
+_SEED_OF_CANDIDATES = 1_000_000
 
 
 def kan2(num_interior: int = 10_000, num_boundary: int = 800, seed: int = 0) -> ModelProblem:
@@ -186,7 +189,8 @@ def burgers(
     u(x, 0) = -sin(pi x), u(-1, t) = u(1, t) = 0. The Cole-Hopf transformation gives the solution as a quotient of two
     integrals over the real line with Gaussian weights. The trapezoidal rule converges exponentially [2]_: its steps 0.1
     and 0.05 agree to 1e-14 for nu from 1e-3 to 1. The nodes go so far out that the integrands have vanished, and
-    integrands are divided by their largest value: nothing overflows for small nu.
+    integrands are divided by their largest value: nothing overflows for small nu. The equation has 40,000 candidates,
+    from which a method may draw points at the shock.
 
     References
     ----------
@@ -218,7 +222,7 @@ def burgers(
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed), candidates=draw_candidates(seed)),
             Term("initial", lambda x, u: u.value + torch.sin(torch.pi * x[:, 0]), start, weight=10.0),
             Term("boundary", lambda _, u: u.value, walls, weight=10.0),
         ],
@@ -258,6 +262,21 @@ def cole_hopf(x: Array, nu: float, step: float = 0.1) -> Array:
         weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
         result[rows, 0] = -(np.sin(angles) * weights).sum(axis=1) / weights.sum(axis=1)
     return result
+
+
+def draw_candidates(seed: int) -> Array:
+    """Return further points in space and time, from which a method may draw where the residual is large.
+
+    Parameters
+    ----------
+    seed : int
+        Of the points of the problem: candidates have another one.
+
+    Returns
+    -------
+    ndarray, shape (40_000, 2)
+    """
+    return sobol(SPACE_TIME, _NUM_CANDIDATES, seed=_SEED_OF_CANDIDATES + seed)
 
 
 def _edges(num_boundary: int) -> Array:
