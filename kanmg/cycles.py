@@ -139,6 +139,7 @@ class NestedIteration(Cycle):
         check_fraction(self)
         check_starts(self)
         check_continuation(self)
+        require_count(type(self).__name__, 0, refit=self.refit)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
@@ -228,6 +229,7 @@ class VCycle(Cycle):
         check_correction(self)
         check_starts(self)
         check_continuation(self)
+        require_count(type(self).__name__, 0, refit=self.refit)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -287,6 +289,7 @@ class FullMultigrid(Cycle):
         check_correction(self)
         check_starts(self)
         check_continuation(self)
+        require_count(type(self).__name__, 0, refit=self.refit)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps

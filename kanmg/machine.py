@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kanmg.errors import KanmgValueError
+from kanmg.event import Event
 from kanmg.program import (
     Ascend,
     Choose,
@@ -31,47 +32,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.evaluators.base import Array
+    from kanmg.event import EventKind
     from kanmg.hierarchy import Hierarchy
     from kanmg.problems.base import Problem
     from kanmg.program import Variant
 
-__all__ = ["Event", "EventKind", "Machine"]
-
-EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"]
+__all__ = ["Machine"]
 
 # A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
 MAX_TRIALS = 5
 
 # Smoothing is idle if so many steps together lower the loss by less than the part of it that `Smooth.idle` says.
 IDLE_STEPS = 10
-
-
-class Event(NamedTuple):
-    """What one instruction, or one step of smoothing, did.
-
-    Attributes
-    ----------
-    kind : {"start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"}
-    level : int
-    theta : ndarray
-        The coefficients at which `loss` and `gradient_norm` were evaluated.
-    loss, gradient_norm, step_size : float
-        NaN where unknown.
-    fraction : float or None
-        Part of the samples that `loss` was evaluated on, if the event belongs to one of several starts, of which the
-        best has not been chosen yet.
-    ease : float
-        How far the problem that `loss` belongs to is on the way to an easier one.
-    """
-
-    kind: EventKind
-    level: int
-    theta: Array
-    loss: float
-    gradient_norm: float = math.nan
-    step_size: float = math.nan
-    fraction: float | None = None
-    ease: float = 0.0
 
 
 class Machine:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.evaluators.base import Array
-    from kanmg.machine import Event
+    from kanmg.event import Event
 
 __all__ = ["DIVERGENCE_FACTOR", "Candidate", "Monitor"]
 

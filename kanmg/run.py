@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from kanmg.checkpoint import Checkpoint
     from kanmg.evaluators.base import Array
+    from kanmg.event import Event
     from kanmg.hierarchy import Hierarchy
-    from kanmg.machine import Event
     from kanmg.problems.base import Problem
     from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
