@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.alarms import find_alarms
 from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
 from kanmg.history import NOTHING_FINITE, History, Record, Status
 from kanmg.machine import Machine
@@ -306,11 +307,9 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        return " ".join(
-            filter(
-                None, [status.message, numbers, self._describe_draw(), self._describe_starts(), remedy, self._remark]
-            )
-        )
+        described = self._describe_draw(), self._describe_starts()
+        parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
+        return " ".join(filter(None, parts))
 
     def _describe_draw(self) -> str:
         """Say which loss the records and tolerances belong to, if not to the problem's own points."""

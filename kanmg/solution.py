@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.alarms import find_alarms
 from kanmg.arrays import as_array, check_columns, check_dtype, check_no_gradients, like
 from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.hierarchy import Hierarchy
@@ -147,6 +148,15 @@ class Solution:
         raise KanmgValueError(
             f"`derivative` got the coordinate {coordinate!r}. Pass numbers of inputs, 0 to {num_inputs - 1}{names}."
         )
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Signs in the history that the solution is worse than its loss says; they are in `message` too.
+
+        A loss at held-back points (samples for validation, or candidates of terms) far above the loss itself, a loss
+        that rose when points changed at a refinement, a smoother that stopped for good.
+        """
+        return find_alarms(self.history, self.level, self.loss)
 
     @property
     def _evaluator(self) -> Any:

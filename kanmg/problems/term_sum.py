@@ -68,6 +68,14 @@ class TermSum(Problem):
         """
         return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
 
+    def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
+        """Evaluate the loss with candidates in the place of the points of terms that have them; None if none has."""
+        candidates = [bound.candidates for bound in self._bound]
+        if all(other is None for other in candidates):
+            return None
+        pairs = zip(self._bound, candidates, strict=True)
+        return sum((bound if other is None else other).loss(evaluator, theta) for bound, other in pairs)
+
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
         return np.concatenate([bound.residuals(evaluator, theta) for bound in self._bound])
 

@@ -1,0 +1,65 @@
+"""Alarms: signs in a run's records that its solution may be worse than its loss says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kanmg.history import Record
+
+__all__ = ["find_alarms"]
+
+# A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
+UNSEEN_OVER_SEEN = 10.0
+
+# A loss that rises so many times when the points change was one of too few points.
+RISE_WITH_POINTS = 100.0
+
+# A smoother that stops where the gradient is below this part of the first one has found a minimum.
+FLAT = 1e-8
+
+
+def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str, ...]:
+    """Look for the signs by which bad runs of prototypes could be told.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the whole run.
+    level : int
+        Of the solution.
+    loss : float
+        Of the solution.
+
+    Returns
+    -------
+    tuple of str
+        What is wrong, with numbers, and what to do about it; empty if there is no sign.
+    """
+    found = []
+    held_back = [record.validation_loss for record in records if record.level == level]
+    unseen = next((value for value in reversed(held_back) if not math.isnan(value)), math.nan)
+    if unseen > UNSEEN_OVER_SEEN * loss > 0.0:
+        found.append(
+            f"At held-back points the loss is {unseen:.1e}, {unseen / loss:.0f} times that of the others: use more "
+            "points or samples, or fewer cells."
+        )
+    for before, record in itertools.pairwise(records):
+        if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss:
+            found.append(
+                f"The loss rose from {before.loss:.1e} to {record.loss:.1e} when level {level} was reached, whose "
+                "points are others: the level before had too few. Raise `coarse_fraction`, or try another `seed`."
+            )
+    last = records[-1] if len(records) else None
+    norms = (record.gradient_norm for record in records)
+    first = next((norm for norm in norms if not math.isnan(norm)), math.nan)
+    if last is not None and last.event == "smooth" and last.step_size == 0.0 and last.gradient_norm > FLAT * first:
+        found.append(
+            f"The smoother stopped on level {last.level}, far from a minimum, because no step it tried lowered the "
+            "loss: try another `seed`, more starts, or another smoother."
+        )
+    return tuple(found)
