@@ -49,6 +49,7 @@ from kanmg.problems.terms import Term
 from kanmg.refit import refit
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother, StepRecord
+from kanmg.smoothers.bfgs import BFGS
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
@@ -60,6 +61,7 @@ from kanmg.time_windows import march
 __version__ = "0.1.0"
 
 __all__ = [
+    "BFGS",
     "LBFGS",
     "Adam",
     "Affine",

@@ -14,8 +14,9 @@ from kanmg.smoothers.line_search import Point, strong_wolfe
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.objective import SmoothFunction
+    from kanmg.smoothers.bfgs import BFGSState
 
-__all__ = ["LBFGS", "LBFGSState"]
+__all__ = ["LBFGS", "PATIENCE", "LBFGSState", "idle_steps"]
 
 # Pairs whose cosine is below this say nothing certain about the curvature.
 MIN_COSINE = 1e-10
@@ -169,7 +170,7 @@ def _direction(state: LBFGSState) -> Array:
 
 def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFGSState:
     """Move to a point and remember the pair, unless it has no positive curvature."""
-    lowest, idle = min(point.loss, state.lowest), _idle_steps(state, point)
+    lowest, idle = min(point.loss, state.lowest), idle_steps(state, point)
     step = point.theta - theta
     change = point.gradient - state.gradient
     curvature, steepness = float(step.dot(change)), float(change.dot(change))
@@ -189,7 +190,7 @@ def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFG
     return LBFGSState(pairs, inverse, filled, first, last, scale, point.loss, point.gradient, state.batch, lowest, idle)
 
 
-def _idle_steps(state: LBFGSState, point: Point) -> int:
+def idle_steps(state: LBFGSState | BFGSState, point: Point) -> int:
     """Count the steps in a row that got nowhere."""
     visible = FRUITLESS_ULPS * EPSILON[state.gradient.itemsize] * abs(state.lowest)
     if point.exhausted and not point.loss < state.lowest - visible:
