@@ -94,7 +94,9 @@ def test_the_interpreter_ends_while_threads_watch_or_sleep():
     print("end")
     """
         )
-        assert (finished.returncode, finished.stdout.strip(), finished.stderr) == (0, "end", "")
+        # On a busy machine it takes more than a second to load kernels, which is announced.
+        errors = [line for line in finished.stderr.splitlines() if not line.startswith("kanmg: compiling or loading")]
+        assert (finished.returncode, finished.stdout.strip(), errors) == (0, "end", [])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
