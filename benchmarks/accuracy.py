@@ -37,9 +37,11 @@ class Row:
     error: str = "relative_error"
     method: kanmg.Cycle | None = None
 
-
-def parameter_error(model: gallery.ModelProblem, solution: kanmg.Solution) -> float:
-    return max(abs(solution.parameters[name] / value - 1.0) for name, value in model.parameters.items())
+    def error_of(self, model: gallery.ModelProblem, solution: kanmg.Solution) -> float:
+        """Error of a solution in the row's measure."""
+        if self.error == "parameter":
+            return max(abs(solution.parameters[name] / value - 1.0) for name, value in model.parameters.items())
+        return float(getattr(model, self.error)(solution))
 
 
 KAN1 = {"degree": 7, "num_intervals": 2, "num_levels": 6}
@@ -91,8 +93,7 @@ def main() -> int:
             solution = kanmg.solve(model.problem, hierarchy, method=row.method, seed=seed, progress=False, throw=False)
             if arguments.verbose:
                 print(solution, flush=True)
-            is_parameter = row.error == "parameter"
-            errors.append(parameter_error(model, solution) if is_parameter else getattr(model, row.error)(solution))
+            errors.append(row.error_of(model, solution))
             seconds.append(solution.seconds)
             print(
                 f"{name}, seed {seed}: error {errors[-1]:.2e}, loss {solution.loss:.1e}, {seconds[-1]:.1f} s",

@@ -11,7 +11,7 @@ import harness  # first: it fixes the number of threads
 # isort: split
 import statistics
 
-from accuracy import ROWS, parameter_error
+from accuracy import ROWS, Row
 
 import kanmg
 
@@ -19,10 +19,10 @@ TIMES_BETTER = 10.0
 
 
 def fine_alone(
-    problem: kanmg.problems.base.Problem, hierarchy: kanmg.Hierarchy, seed: int, seconds: float
+    row: Row, problem: kanmg.problems.base.Problem, hierarchy: kanmg.Hierarchy, seed: int, seconds: float
 ) -> kanmg.Solution:
     """Smooth on the finest level only, for so many seconds."""
-    method = kanmg.default_method(problem, hierarchy)
+    method = row.method or kanmg.default_method(problem, hierarchy)
     alone = kanmg.NestedIteration(method.smoother, steps=1_000_000)
     level = kanmg.Hierarchy([hierarchy[-1].network])
 
@@ -49,11 +49,9 @@ def main() -> int:
             model = row.make(seed)
             hierarchy = model.hierarchy(**row.hierarchy)
             nested = kanmg.solve(model.problem, hierarchy, method=row.method, seed=seed, progress=False, throw=False)
-            alone = fine_alone(model.problem, hierarchy, seed, nested.seconds)
+            alone = fine_alone(row, model.problem, hierarchy, seed, nested.seconds)
             for key, solution in (("nested", nested), ("alone", alone)):
-                is_parameter = row.error == "parameter"
-                error = parameter_error(model, solution) if is_parameter else getattr(model, row.error)(solution)
-                errors[key].append(error)
+                errors[key].append(row.error_of(model, solution))
             print(
                 f"{name}, seed {seed}: nested {errors['nested'][-1]:.1e} in {nested.seconds:.1f} s, "
                 f"alone {errors['alone'][-1]:.1e} in {alone.seconds:.1f} s",

@@ -99,7 +99,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     )
     reason = (
         "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
-        f"finest level has {networks[-1].num_coefficients} coefficients: up to 150 steps a level"
+        f"finest level has {networks[-1].num_coefficients} coefficients: up to {method.steps} steps a level"
     )
     if isinstance(starts, Starts):
         reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
+    from kanmg.history import RecordEvent
 
-__all__ = ["Event", "EventKind"]
-
-EventKind: TypeAlias = Literal["start", "smooth", "choose", "resume", "pose", "redraw", "refit", "prolong", "correct"]
+__all__ = ["Event"]
 
 
 class Event(NamedTuple):
@@ -31,7 +30,7 @@ class Event(NamedTuple):
         How far the problem that `loss` belongs to is on the way to an easier one.
     """
 
-    kind: EventKind
+    kind: RecordEvent
     level: int
     theta: Array
     loss: float

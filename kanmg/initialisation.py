@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kanmg.arrays import Array
     from kanmg.network import Layer, Network
 
-__all__ = ["initial_coefficients"]
+__all__ = ["can_shift", "evaluate_layer", "initial_coefficients", "rescale", "sample_rows"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -73,15 +73,15 @@ def initial_coefficients(
         raise KanmgValueError(f"`noise={noise}` is negative. Write `noise=0.1`, or 0 for linear functions.")
     if not 0 < fill <= 1:
         raise KanmgValueError(f"`fill={fill}` is not in (0, 1]. Write `fill=0.9`.")
-    values = _sample(network, x)
+    values = sample_rows(network, x)
     generator = np.random.default_rng(seed)
     arrays = []
     for layer, following in zip(network.layers, (*network.layers[1:], None), strict=True):
         coefficients = _draw(layer, generator, noise)
-        outputs = _evaluate(layer, coefficients, values)
+        outputs = evaluate_layer(layer, coefficients, values)
         if following is not None:
-            scale, shift = _fit(outputs, _targets(following, fill), can_shift=_can_shift(layer))
-            coefficients = _rescale(layer, coefficients, scale, shift)
+            scale, shift = _fit(outputs, _targets(following, fill), can_shift=can_shift(layer))
+            coefficients = rescale(layer, coefficients, scale, shift)
             outputs = outputs * scale + shift
         arrays.append(coefficients)
         values = outputs
@@ -89,7 +89,7 @@ def initial_coefficients(
     return theta
 
 
-def _sample(network: Network, x: Array) -> FloatArray:
+def sample_rows(network: Network, x: Array) -> FloatArray:
     """Take at most 4096 rows in float64."""
     if x.ndim != 2 or x.shape[1] != network.num_inputs or not len(x):
         raise ShapeError(
@@ -130,7 +130,8 @@ def _centred_greville(layer: Spline, p: int) -> FloatArray:
     return rise
 
 
-def _evaluate(layer: Layer, coefficients: FloatArray, values: FloatArray) -> FloatArray:
+def evaluate_layer(layer: Layer, coefficients: FloatArray, values: FloatArray) -> FloatArray:
+    """Evaluate one layer at rows of inputs."""
     if isinstance(layer, Affine):
         bias = coefficients[-1] if layer.bias else 0.0
         product: FloatArray = values @ coefficients[: layer.num_inputs] + bias
@@ -164,11 +165,12 @@ def _fit(outputs: FloatArray, targets: FloatArray, *, can_shift: bool) -> tuple[
     return scale, 0.5 * (a + b) - 0.5 * scale * (low + high)
 
 
-def _can_shift(layer: Layer) -> bool:
+def can_shift(layer: Layer) -> bool:
+    """Tell whether a layer can add constants to its outputs."""
     return isinstance(layer, Spline) or layer.bias
 
 
-def _rescale(layer: Layer, coefficients: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArray:
+def rescale(layer: Layer, coefficients: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArray:
     """Change the coefficients so that the outputs become `scale * outputs + shift`."""
     scaled = coefficients * scale
     if isinstance(layer, Spline):

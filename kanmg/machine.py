@@ -25,15 +25,15 @@ from kanmg.program import (
 )
 from kanmg.refit import refit
 from kanmg.smoothers.base import norm, zeros
-from kanmg.smoothers.line_search import Point, strong_wolfe
+from kanmg.smoothers.line_search import Point, downhill
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.evaluators.base import Array
-    from kanmg.event import EventKind
     from kanmg.hierarchy import Hierarchy
+    from kanmg.history import RecordEvent
     from kanmg.problems.base import Problem
     from kanmg.program import Variant
 
@@ -335,7 +335,7 @@ class Machine:
         changed = np.concatenate([moved, theta[size:]]).astype(theta.dtype)
         return self._begin_frame("refit", level, Frame(changed, fraction=fraction, ease=ease))
 
-    def _begin_frame(self, kind: EventKind, level: int, frame: Frame) -> Event:
+    def _begin_frame(self, kind: RecordEvent, level: int, frame: Frame) -> Event:
         """Go on with another frame on a level; its loss is evaluated only if a smoother or a correction uses it."""
         self._stack.put(level, frame)
         self._next()
@@ -405,11 +405,8 @@ class Machine:
     def _search(self, level: int, direction: Array) -> Point | None:
         """Search along a correction for a lower loss on all samples."""
         known = self._stack.known(level)
-        slope = float(known.gradient @ direction)
-        if not slope < 0.0:
-            return None
-        origin = Point(0.0, self._stack[level].theta, known.gradient, known.loss, slope)
-        return strong_wolfe(self._stack.model(level), origin, direction, 1.0, MAX_TRIALS)
+        theta, model = self._stack[level].theta, self._stack.model(level)
+        return downhill(model, theta, known.loss, known.gradient, direction, 1.0, MAX_TRIALS)
 
     def _move(self, level: int, theta: Array, known: Known | None) -> None:
         """Replace a level's coefficients from outside its smoother, which starts afresh."""
@@ -417,7 +414,7 @@ class Machine:
         frame.theta, frame.known, frame.state = theta, known, None
         self.changed |= level == self.top
 
-    def _event(self, kind: EventKind, level: int, *, step_size: float = math.nan) -> Event:
+    def _event(self, kind: RecordEvent, level: int, *, step_size: float = math.nan) -> Event:
         """Report loss and gradient norm of a level's coefficients."""
         known, frame = self._stack.known(level), self._stack[level]
         gradient_norm = norm(known.gradient)

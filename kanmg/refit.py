@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from kanmg.network import Affine, Spline
+from kanmg.initialisation import can_shift, evaluate_layer, rescale, sample_rows
+from kanmg.network import Spline
 from kanmg.splines.bspline import basis_matrix, evaluate_spline
 
 if TYPE_CHECKING:
     from kanmg.arrays import Array
-    from kanmg.network import Layer, Network
+    from kanmg.network import Network
 
 __all__ = ["refit"]
 
@@ -35,14 +37,19 @@ def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> Fl
     network : Network
     theta : ndarray, shape (num_coefficients,)
     x : ndarray, shape (N, num_inputs)
-        Inputs that tell how far hidden values go.
+        Inputs that tell how far hidden values go; at most 4096 of them, equally spaced rows, are looked at.
     fill : float, default 0.95
         Part of the interval that the values of a moved output fill.
 
     Returns
     -------
     ndarray of float64, shape (num_coefficients,)
-        A copy of `theta` where nothing lies outside.
+        A copy of `theta` where nothing lies outside. Values that are not finite stay where they are.
+
+    Raises
+    ------
+    ShapeError
+        If `x` or `theta` does not fit the network, or `x` is empty.
 
     Examples
     --------
@@ -56,39 +63,27 @@ def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> Fl
     >>> bool(np.allclose(hidden, 0.95 * knots.greville))
     True
     """
+    values = sample_rows(network, x)
     arrays = [np.array(array, np.float64) for array in network.unflatten(np.asarray(theta))]
-    values = np.asarray(x, np.float64)
-    for layer, following, own, other in zip(network.layers, network.layers[1:], arrays, arrays[1:], strict=False):
-        values = _evaluate(layer, own, values)
-        if not isinstance(following, Spline) or (isinstance(layer, Affine) and not layer.bias):
+    for number, (layer, following) in enumerate(pairwise(network.layers)):
+        values = evaluate_layer(layer, arrays[number], values)
+        if not isinstance(following, Spline) or not can_shift(layer):
             continue
+        scale, shift = np.ones(layer.num_outputs), np.zeros(layer.num_outputs)
         for q, knots in enumerate(following.knots):
             a, b = knots.domain
             low, high = values[:, q].min(), values[:, q].max()
-            if a <= low and high <= b:
+            if not np.isfinite(high - low) or (a <= low and high <= b):
                 continue
             centre, half = 0.5 * (a + b), 0.5 * fill * (b - a)
-            scale = 2.0 * half / (high - low) if high > low else 1.0
-            shift = centre - 0.5 * scale * (low + high)
+            ratio = 2.0 * half / (high - low) if high > low else 1.0
+            offset = centre - 0.5 * ratio * (low + high)
             moved = np.linspace(centre - half, centre + half, _NUM_POINTS)
-            before = evaluate_spline(knots, other[q], (moved - shift) / scale, outside=following.outside)
-            other[q] = np.linalg.lstsq(basis_matrix(knots, moved), before, rcond=1e-13)[0]
-            own[..., q] *= scale
-            if isinstance(layer, Spline):
-                own[..., q] += shift / layer.num_inputs
-            else:
-                own[-1, q] += shift
-            values[:, q] = scale * values[:, q] + shift
+            before = evaluate_spline(knots, arrays[number + 1][q], (moved - offset) / ratio, outside=following.outside)
+            if np.isfinite(before).all():
+                arrays[number + 1][q] = np.linalg.lstsq(basis_matrix(knots, moved), before, rcond=1e-13)[0]
+                scale[q], shift[q] = ratio, offset
+        arrays[number] = rescale(layer, arrays[number], scale, shift)
+        values = scale * values + shift
     result: FloatArray = network.flatten(arrays)
     return result
-
-
-def _evaluate(layer: Layer, coefficients: FloatArray, values: FloatArray) -> FloatArray:
-    """Evaluate one layer."""
-    if isinstance(layer, Affine):
-        product: FloatArray = values @ coefficients[: layer.num_inputs] + (coefficients[-1] if layer.bias else 0.0)
-        return product
-    total = np.zeros((len(values), layer.num_outputs))
-    for knots, own, column in zip(layer.knots, coefficients, values.T, strict=True):
-        total += evaluate_spline(knots, own, column, outside=layer.outside)
-    return total

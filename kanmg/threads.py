@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 
     Torch and MKL wake up their threads for arrays of a thousand numbers. Where another process, or kanmg's own pool, is
     on the other cores, the barrier at the end of such an operation takes milliseconds, the operation itself
-    microseconds. The setting belongs to the calling thread.
+    microseconds. The setting is the calling thread's own; threads that begin meanwhile inherit it.
     """
     threads = torch.get_num_threads()
     if threads == 1:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
-from kanmg.smoothers.lbfgs import MIN_COSINE, PATIENCE, idle_steps
-from kanmg.smoothers.line_search import Point, strong_wolfe
+from kanmg.smoothers.line_search import Point, downhill
+from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -120,7 +120,7 @@ class BFGS(Smoother[BFGSState]):
                 point = self._search(objective, theta, state, -state.gradient, first_step)
         if point is None:
             return theta, state, StepRecord(state.loss, norm(state.gradient), 0.0, stalled=True)
-        idle = idle_steps(state, point)
+        idle = idle_steps(state.lowest, state.idle, point)
         inverse = self._updated(state, point.theta - theta, point)
         state = BFGSState(inverse, point.loss, point.gradient, min(point.loss, state.lowest), idle)
         return point.theta, state, StepRecord(point.loss, norm(point.gradient), point.step, idle >= PATIENCE)
@@ -132,11 +132,7 @@ class BFGS(Smoother[BFGSState]):
         self, objective: SmoothFunction, theta: Array, state: BFGSState, direction: Array, first_step: float
     ) -> Point | None:
         """Search along a direction if the loss falls along it."""
-        slope = float(state.gradient.dot(direction))
-        if not slope < 0.0:
-            return None
-        origin = Point(0.0, theta, state.gradient, state.loss, slope)
-        return strong_wolfe(objective, origin, direction, first_step, self.max_evaluations)
+        return downhill(objective, theta, state.loss, state.gradient, direction, first_step, self.max_evaluations)
 
     def _updated(self, state: BFGSState, step: Array, point: Point) -> Array | None:
         """Return the matrix after one more pair, as it was if the pair has no positive curvature."""

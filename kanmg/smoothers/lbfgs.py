@@ -9,25 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
-from kanmg.smoothers.line_search import Point, strong_wolfe
+from kanmg.smoothers.line_search import Point, downhill
+from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.objective import SmoothFunction
-    from kanmg.smoothers.bfgs import BFGSState
 
-__all__ = ["LBFGS", "PATIENCE", "LBFGSState", "idle_steps"]
-
-# Pairs whose cosine is below this say nothing certain about the curvature.
-MIN_COSINE = 1e-10
-
-# So many steps in a row without a new lowest loss: rounding is all that is left.
-PATIENCE = 10
-
-# A search that used all its evaluations and lowered the loss by no more than so many units in the last place counts as
-# so many of these steps: three in a row are the last.
-FRUITLESS_ULPS, FRUITLESS_STEPS = 4, 4
-EPSILON = {8: 2.0**-52, 4: 2.0**-23}
+__all__ = ["LBFGS", "LBFGSState"]
 
 
 @dataclass(slots=True)  # not frozen: that would take five times as long to make
@@ -146,11 +135,7 @@ class LBFGS(Smoother[LBFGSState]):
         self, objective: SmoothFunction, theta: Array, state: LBFGSState, direction: Array, first_step: float
     ) -> Point | None:
         """Search along a direction if the loss falls along it."""
-        slope = float(state.gradient.dot(direction))
-        if not slope < 0.0:
-            return None
-        origin = Point(0.0, theta, state.gradient, state.loss, slope)
-        return strong_wolfe(objective, origin, direction, first_step, self.max_evaluations)
+        return downhill(objective, theta, state.loss, state.gradient, direction, first_step, self.max_evaluations)
 
     def _without_pairs(self, batch: int | None, loss: float, gradient: Array) -> LBFGSState:
         """Begin anew."""
@@ -170,7 +155,7 @@ def _direction(state: LBFGSState) -> Array:
 
 def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFGSState:
     """Move to a point and remember the pair, unless it has no positive curvature."""
-    lowest, idle = min(point.loss, state.lowest), idle_steps(state, point)
+    lowest, idle = min(point.loss, state.lowest), idle_steps(state.lowest, state.idle, point)
     step = point.theta - theta
     change = point.gradient - state.gradient
     curvature, steepness = float(step.dot(change)), float(change.dot(change))
@@ -188,14 +173,6 @@ def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFG
     filled[0] = last = last + 1
     scale = curvature / steepness
     return LBFGSState(pairs, inverse, filled, first, last, scale, point.loss, point.gradient, state.batch, lowest, idle)
-
-
-def idle_steps(state: LBFGSState | BFGSState, point: Point) -> int:
-    """Count the steps in a row that got nowhere."""
-    visible = FRUITLESS_ULPS * EPSILON[state.gradient.itemsize] * abs(state.lowest)
-    if point.exhausted and not point.loss < state.lowest - visible:
-        return state.idle + FRUITLESS_STEPS
-    return 0 if point.loss < state.lowest else state.idle + 1
 
 
 def _room(state: LBFGSState, history: int) -> tuple[Array, Array, Array, int, int]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.objective import SmoothFunction
 
-__all__ = ["CURVATURE", "DECREASE", "ROUNDING", "Point", "strong_wolfe"]
+__all__ = ["CURVATURE", "DECREASE", "ROUNDING", "Point", "downhill", "strong_wolfe"]
 
 # Constants of quasi-Newton methods (Nocedal & Wright 2006, section 3.1).
 DECREASE = 1e-4
@@ -51,6 +51,23 @@ class Point(NamedTuple):
     loss: float
     slope: float
     exhausted: bool = False
+
+
+def downhill(
+    objective: SmoothFunction,
+    theta: Array,
+    loss: float,
+    gradient: Array,
+    direction: Array,
+    first_step: float,
+    max_evaluations: int,
+) -> Point | None:
+    """Search by `strong_wolfe` from coefficients whose loss and gradient are known; None if the loss does not fall."""
+    slope = float(gradient.dot(direction))
+    if not slope < 0.0:
+        return None
+    origin = Point(0.0, theta, gradient, loss, slope)
+    return strong_wolfe(objective, origin, direction, first_step, max_evaluations)
 
 
 def strong_wolfe(
