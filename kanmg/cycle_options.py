@@ -71,7 +71,7 @@ def check_continuation(cycle: Any) -> None:
     """Refuse what is no continuation and no part of a loss or of points, and make a `Continuation` of a number."""
     owner = type(cycle).__name__
     object.__setattr__(cycle, "continuation", as_continuation(owner, cycle.continuation))
-    require_fraction(owner, idle=cycle.idle, redraw=cycle.redraw)
+    require_fraction(owner, idle=cycle.idle, redraw=cycle.redraw, hold_back=cycle.hold_back)
 
 
 def check_correction(cycle: Any) -> None:

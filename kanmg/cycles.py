@@ -107,6 +107,10 @@ class NestedIteration(Cycle):
         On so many of the coarsest levels, the finest one excepted, hidden values that have left their intervals are
         moved back (`kanmg.refit`), smoothing is repeated, and the better coefficients are kept. Lowers the floor that
         shallow networks of high degree reach by Levenberg-Marquardt.
+    hold_back : float, default 0.0
+        Part of the samples of a regression that is held back, in [0, 1), if the regression has no `validation` of its
+        own. The result is then what has the lowest loss there, on whichever level that was, and a level that ends twice
+        as high as one before it is the last: noise is fitted by fine levels, not by coarse ones.
 
     Notes
     -----
@@ -132,6 +136,7 @@ class NestedIteration(Cycle):
     idle: float = 0.0
     redraw: float = 0.0
     refit: int = 0
+    hold_back: float = 0.0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother")
@@ -178,7 +183,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle, redraw, refit
+    continuation, idle, redraw, refit, hold_back
         As for `NestedIteration`.
 
     Notes
@@ -221,6 +226,7 @@ class VCycle(Cycle):
     idle: float = 0.0
     redraw: float = 0.0
     refit: int = 0
+    hold_back: float = 0.0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -252,7 +258,7 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw, refit
+    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw, refit, hold_back
         As for `VCycle`.
 
     Examples
@@ -277,6 +283,7 @@ class FullMultigrid(Cycle):
     idle: float = 0.0
     redraw: float = 0.0
     refit: int = 0
+    hold_back: float = 0.0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -317,6 +324,7 @@ class _Plan:
     idle: float = 0.0
     redraw: float = 0.0
     refit: int = 0
+    hold_back: float = 0.0
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -334,7 +342,7 @@ class _Plan:
             # A level that is only passed through needs no points.
             if self.climbs or level + 1 == finest:
                 prologue += self.draw_points(level + 1)
-        return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions)
+        return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions, self.hold_back)
 
     def begin(self) -> Iterator[Instruction]:
         """Try several starts on the coarsest level, and follow the solution from an easier problem."""
@@ -433,4 +441,5 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
     continuation = as_continuation(type(cycle).__name__, cycle.continuation)
-    return {"continuation": continuation, "idle": cycle.idle, "redraw": cycle.redraw, "refit": cycle.refit}
+    names = ("idle", "redraw", "refit", "hold_back")
+    return {"continuation": continuation} | {name: getattr(cycle, name) for name in names}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kanmg.continuation import Continuation
 from kanmg.cycles import Cycle, NestedIteration
 from kanmg.network import Spline
 from kanmg.problems.collocation import Collocation
+from kanmg.problems.regression import Regression
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
@@ -23,6 +26,15 @@ __all__ = ["choose_method", "default_method"]
 # Starts of a regression see so many samples per coefficient, if that is less than a half of them.
 _SAMPLES_PER_COEFFICIENT = 50
 _MOST_OF_THE_SAMPLES = 0.5
+
+# Regressions hold back so many samples to choose the level by: a part, but not too few, nor more than tell it apart.
+_HELD_BACK, _FEWEST_HELD_BACK, _MOST_OF_FEW, _MOST_HELD_BACK = 0.05, 40, 0.2, 10_000
+
+# With fewer samples, in all or for a coefficient of the coarsest level, L-BFGS fits less closely: the better choice.
+_FEWEST_SAMPLES, _FEWEST_SAMPLES_PER_COEFFICIENT = 50, 2
+
+# A step of Levenberg-Marquardt on the finest level takes no more multiply-adds than these: some seconds.
+_MOST_WORK_A_STEP = 3e10
 
 # Coarse levels of equations see so many residuals per coefficient.
 _RESIDUALS_PER_COEFFICIENT = 8
@@ -51,10 +63,10 @@ def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
     >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
     >>> method = kanmg.default_method(kanmg.Regression(x, np.exp(x)), hierarchy)
     >>> method.steps, method.starts.number
-    (300, 1)
+    (60, 1)
     >>> deep = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
     >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), deep).starts.number
-    8
+    16
     >>> kanmg.default_method(kanmg.Regression(x, np.exp(x), batch_size=40), hierarchy).smoother.step_size
     0.003
     """
@@ -65,15 +77,18 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     """Return the default method and the reason for it.
 
     Nested iteration, because no cycle has beaten it at equal work yet. After these numbers of steps, on the gallery's
-    problems, more steps on a level gain less than the next level does; and eight starts there lower the worst error of
-    several seeds by up to four orders of magnitude (benchmarks/starts.py).
+    problems, more steps on a level gain less than the next level does; and several starts there lower the worst error
+    of several seeds by up to four orders of magnitude (benchmarks/starts.py).
     """
     if problem.steps_per_epoch > 1:
         method = NestedIteration(smoother=Adam(step_size=3e-3), steps=30 * problem.steps_per_epoch)
         return method, "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level."
     finest = hierarchy[-1].network.num_coefficients + problem.num_parameters
-    if isinstance(problem, Collocation) and finest <= LevenbergMarquardt().max_coefficients:
-        return _for_equations(problem, hierarchy)
+    if finest <= LevenbergMarquardt().max_coefficients:
+        if isinstance(problem, Collocation):
+            return _for_equations(problem, hierarchy)
+        if isinstance(problem, Regression) and _can_fit_closely(problem, hierarchy):
+            return _for_samples(problem, hierarchy)
     starts = _starts_of_regression(problem, hierarchy[0].network)
     reason = "`method=None` chose nested iteration with L-BFGS, which sees all samples: 300 steps a level"
     if isinstance(starts, Starts):
@@ -106,6 +121,41 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     if problem.can_be_eased:
         reason += ", on a path from easier problems"
     return method, f"{reason}."
+
+
+def _can_fit_closely(problem: Regression, hierarchy: Hierarchy) -> bool:
+    """Whether Levenberg-Marquardt is affordable, and samples are enough to tell noise from the function."""
+    work = problem.num_residuals * hierarchy[-1].evaluator.normal_cost_per_residual
+    fewest = max(_FEWEST_SAMPLES, _FEWEST_SAMPLES_PER_COEFFICIENT * hierarchy[0].network.num_coefficients)
+    return problem.num_samples >= fewest and problem.dtype == np.float64 and work <= _MOST_WORK_A_STEP
+
+
+def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]:
+    """Return Levenberg-Marquardt whose level is chosen by samples that are held back."""
+    networks = [level.network for level in hierarchy]
+    share = _SAMPLES_PER_COEFFICIENT / problem.num_samples
+    coarse = [share * network.num_coefficients for network in networks[:-1]]
+    coarse = [part if part < _MOST_OF_THE_SAMPLES else 1.0 for part in coarse]
+    number = problem.num_samples
+    held_back = min(max(_HELD_BACK * number, min(_FEWEST_HELD_BACK, _MOST_OF_FEW * number)), _MOST_HELD_BACK)
+    has_choice = len(networks[0].layers) > 1
+    method = NestedIteration(
+        smoother=LevenbergMarquardt(),
+        steps=60,
+        starts=Starts(16, steps=30, fraction=coarse[0] if coarse else 1.0) if has_choice else 1,
+        coarse_fraction=(*coarse, 1.0),
+        idle=0.1,
+        refit=2 if has_choice else 0,
+        hold_back=held_back / number,
+    )
+    held = f"the {problem.num_validation} held-back" if problem.num_validation else f"{round(held_back)} held-back"
+    reason = (
+        "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
+        f"finest level has {networks[-1].num_coefficients} coefficients: up to {method.steps} steps a level"
+    )
+    if isinstance(method.starts, Starts) and has_choice:
+        reason += f", after {method.starts.number} starts of {method.starts.steps} steps on the coarsest"
+    return method, f"{reason}; {held} samples choose the level."
 
 
 def _starts_of_regression(problem: Problem, coarsest: Network) -> int | Starts:

@@ -141,9 +141,10 @@ def solve(
     problem.check(hierarchy)
     chosen, reason = (method, "") if method is not None else choose_method(problem, hierarchy)
     level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
+    program = chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level)
+    whole, problem = problem, problem.holding_back(program.hold_back)
     standardised = problem.standardised(may_shift=bears_shifts(hierarchy[0].network))
     inner, standardisation = (problem, None) if standardised is None else standardised
-    program = chosen.program(hierarchy) if initial is None else chosen.program(hierarchy, level)
     for instruction in (*program.prologue, *program.cycle):
         if isinstance(instruction, Smooth):
             instruction.smoother.check(problem, hierarchy[instruction.level])
@@ -159,7 +160,7 @@ def solve(
             )
     file = None
     if checkpoint is not None:
-        fingerprint = fingerprint_of_run(problem, hierarchy, chosen, seed, None if initial is None else theta)
+        fingerprint = fingerprint_of_run(whole, hierarchy, chosen, seed, None if initial is None else theta)
         file = Checkpoint(checkpoint, fingerprint, checkpoint_seconds)
     if standardisation is not None and initial is not None:
         theta = standardisation.from_user(hierarchy[level].network, theta)

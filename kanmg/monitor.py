@@ -19,6 +19,9 @@ __all__ = ["DIVERGENCE_FACTOR", "Candidate", "Monitor"]
 # A loss that exceeds so many times both the initial one and that of the zero function will not come back.
 DIVERGENCE_FACTOR = 1e6
 
+# A level whose lowest validation loss is so many times that of the levels before fits noise: finer ones only fit more.
+TURNING_FACTOR = 2.0
+
 # After such events losses do not compare with those before.
 _OTHER_LOSSES = {"pose", "redraw"}
 
@@ -70,6 +73,12 @@ class Monitor:
         `NON_FINITE` or `DIVERGED`.
     is_settled : bool
         Whether the loss of the current coefficients has been taken note of.
+    chooses_level : bool
+        Whether the result is what has the lowest validation loss of all levels.
+    lowest_here : float
+        The lowest validation loss of the highest level in use.
+    has_turned : bool
+        Whether the result is chosen, because validation losses rise from level to level.
     """
 
     finest: int
@@ -84,6 +93,9 @@ class Monitor:
     waiting: int = 0
     failure: Status | None = None
     is_settled: bool = False
+    chooses_level: bool = False
+    lowest_here: float = math.inf
+    has_turned: bool = False
 
     @property
     def wants_tolerance(self) -> bool:
@@ -113,7 +125,8 @@ class Monitor:
         """The coefficients to return."""
         if self.lowest is None:
             raise RuntimeError("no event was observed")
-        if self.validated is not None and self.patience is not None and not self.has_converged:
+        validates = self.chooses_level or self.patience is not None
+        if self.validated is not None and validates and not self.has_converged:
             return self.validated
         return self.lowest
 
@@ -131,7 +144,8 @@ class Monitor:
         if event.kind == "start":
             self.initial_loss = event.loss
         if self.lowest is None or event.level > self.lowest.level or event.kind in _OTHER_LOSSES:
-            self.lowest, self.validated = Candidate(event.theta, event.level, ease=event.ease), None
+            self._leave_level(event)
+            self.lowest = Candidate(event.theta, event.level, ease=event.ease)
         self.is_settled = False
         self.failure = self._failure(event)
         if self.failure is not None:
@@ -193,6 +207,14 @@ class Monitor:
         self.consider(theta, loss)
         self.is_settled = True
 
+    def _leave_level(self, event: Event) -> None:
+        """Forget what does not compare with what follows."""
+        if not self.chooses_level or event.kind in _OTHER_LOSSES:
+            self.validated = None
+        elif self.validated is not None and not self.wants_tolerance:
+            self.has_turned = self.lowest_here > TURNING_FACTOR * self.validated.score
+        self.lowest_here = math.inf
+
     def _failure(self, event: Event) -> Status | None:
         """Look for numbers that are no numbers, and for losses out of all proportion."""
         if _is_not_finite(event):
@@ -204,6 +226,7 @@ class Monitor:
 
     def _validate(self, event: Event, validation_loss: float, theta: Array) -> None:
         """Compare a validation loss with the best one."""
+        self.lowest_here = min(self.lowest_here, validation_loss)
         if self.validated is None or validation_loss < self.validated.score:
             loss = event.loss if event.theta is theta and not self.has_batches else math.nan
             self.validated = Candidate(theta, event.level, validation_loss, loss)
@@ -218,6 +241,8 @@ class Monitor:
             "waiting": self.waiting,
             "failure": self.failure and self.failure.name,
             "is_settled": self.is_settled,
+            "lowest_here": self.lowest_here,
+            "has_turned": self.has_turned,
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -225,6 +250,7 @@ class Monitor:
         self.initial_loss = snapshot["initial_loss"]
         self.lowest, self.validated = snapshot["lowest"], snapshot["validated"]
         self.waiting, self.is_settled = snapshot["waiting"], snapshot["is_settled"]
+        self.lowest_here, self.has_turned = snapshot["lowest_here"], snapshot["has_turned"]
         self.failure = Status[snapshot["failure"]] if snapshot["failure"] else None
 
 

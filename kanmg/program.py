@@ -141,6 +141,8 @@ class Program:
         How often `cycle` is executed if `kanmg.solve` is not told by `max_cycles`.
     fractions : tuple of float
         Part of the samples that each level sees.
+    hold_back : float
+        Part of the samples that no level sees, and which choose the level of the result.
     """
 
     start: int
@@ -148,3 +150,4 @@ class Program:
     cycle: tuple[Instruction, ...]
     num_cycles: int
     fractions: tuple[float, ...]
+    hold_back: float = 0.0

@@ -86,6 +86,7 @@ class Run:
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
         self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss)
+        self.monitor.chooses_level = program.hold_back > 0.0
         self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
         self._epoch = problem.steps_per_epoch
         interval = max(VALIDATION_INTERVAL, self._epoch)
@@ -236,6 +237,8 @@ class Run:
             return Status.STOPPED_EARLY
         if self._was_stopped:
             return Status.STOPPED_BY_CALLBACK
+        if monitor.has_turned:
+            return Status.FINISHED
         return self._limit_between_cycles() if self._machine.is_between_cycles else None
 
     def _limit_between_cycles(self) -> Status | None:
@@ -307,7 +310,7 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        described = self._describe_draw(), self._describe_starts()
+        described = self._describe_draw(), self._describe_starts(), self._describe_level()
         parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
         return " ".join(filter(None, parts))
 
@@ -315,6 +318,14 @@ class Run:
         """Say which loss the records and tolerances belong to, if not to the problem's own points."""
         loss = self.monitor.best.loss
         return f"On the points drawn last it is {loss:.3e}." if self._machine.has_drawn and loss < math.inf else ""
+
+    def _describe_level(self) -> str:
+        """Say how the level of the result was chosen."""
+        best = self.monitor.validated
+        if not self.monitor.chooses_level or best is None or self.monitor.best is not best:
+            return ""
+        last = f", of {self._machine.top + 1} that were reached" if self._machine.top else ""
+        return f"Level {best.level}{last}, has the lowest loss at held-back samples, {best.score:.1e}."
 
     def _describe_starts(self) -> str:
         """Say how many starts there were, and how far their losses lie apart."""

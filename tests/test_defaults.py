@@ -154,13 +154,33 @@ def test_solve_says_what_it_chose():
 # ----------------------------------------------------------------------------------------------------------- regression
 
 
-def test_regressions_keep_lbfgs_and_their_starts():
+def test_regressions_hold_samples_back_and_take_levenberg_marquardt():
     hierarchy = hierarchy_of()
     method, reason = choose_method(kanmg.Regression(X, Y), hierarchy)
+    assert isinstance(method.smoother, kanmg.LevenbergMarquardt)
+    assert method.hold_back * 600 == pytest.approx(40)
+    assert method.continuation is None
+    assert "because the loss is a sum of squares" in reason
+    assert reason.endswith("16 starts of 30 steps on the coarsest; 40 held-back samples choose the level.")
+    own = choose_method(kanmg.Regression(X, Y, validation=0.25), hierarchy)[1]
+    assert own.endswith("the 150 held-back samples choose the level.")
+
+
+@pytest.mark.parametrize("case", ["few samples", "float32", "much work"])
+def test_other_regressions_keep_lbfgs(case, monkeypatch):
+    hierarchy, x, y = hierarchy_of(), X, Y
+    if case == "few samples":
+        size = hierarchy[0].network.num_coefficients
+        x, y = X[: 2 * size - 1], Y[: 2 * size - 1]
+    elif case == "float32":
+        hierarchy, x, y = hierarchy_of(dtype="float32"), X.astype(np.float32), Y.astype(np.float32)
+    else:
+        monkeypatch.setattr("kanmg.defaults._MOST_WORK_A_STEP", 1e5)
+    method, reason = choose_method(kanmg.Regression(x, y), hierarchy)
     assert isinstance(method.smoother, kanmg.LBFGS)
     assert "L-BFGS, which sees all samples" in reason
-    assert (method.continuation, method.idle, method.coarse_fraction) == (None, 0.0, 1.0)
-    assert (method.starts.keep, method.starts.further_steps) == (1, 0)
+    assert (method.hold_back, method.idle, method.coarse_fraction) == (0.0, 0.0, 1.0)
+    assert (method.starts.number, method.starts.keep, method.starts.further_steps) == (8, 1, 0)
 
 
 def test_starts_of_a_regression_see_few_of_many_samples():

@@ -393,7 +393,7 @@ def test_patience_below_the_interval_is_watched_closely():
 def test_patience_needs_validation_data():
     words = r"`patience=5` watches the validation loss.*`kanmg.Regression\(x, y, validation=0.1\)`"
     with pytest.raises(KanmgValueError, match=words):
-        kanmg.solve(PROBLEM, HIERARCHY, patience=5)
+        kanmg.solve(PROBLEM, HIERARCHY, method=kanmg.NestedIteration(), patience=5)
 
 
 # ------------------------------------------------------------------------------------------------ callbacks, interrupts
@@ -576,7 +576,7 @@ def test_a_program_that_makes_no_sense_is_refused(instruction, words):
 
 def test_the_default_method_says_why():
     solution = kanmg.solve(PROBLEM, hierarchy_of(1, (1, 1)), rtol=0.1)
-    assert "`method=None` chose nested iteration with L-BFGS" in solution.message
+    assert "`method=None` chose nested iteration with Levenberg-Marquardt" in solution.message
     method = kanmg.default_method(BATCHED, hierarchy_of(3))
     assert isinstance(method.smoother, kanmg.Adam)
     assert method.steps == 30 * BATCHED.steps_per_epoch

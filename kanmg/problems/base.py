@@ -110,6 +110,18 @@ class Problem(ABC):
         """Evaluate the loss on held-back data; None if there are none."""
         return None
 
+    def holding_back(self, part: float) -> Problem:  # noqa: ARG002
+        """Return the problem without a part of its samples, which its validation loss is one of from then on.
+
+        The same problem, the default, where it has held-back data already or cannot do without any.
+
+        Parameters
+        ----------
+        part : float
+            In [0, 1).
+        """
+        return self
+
     @abstractmethod
     def training_inputs(self) -> Array:
         """Points on which an initialisation looks at hidden values: at most a few thousand, shape (N, num_inputs)."""

@@ -257,6 +257,14 @@ class Regression(Problem):
         part._set_samples(self._samples.take(chosen), batch_size)  # noqa: SLF001 - another regression
         return part
 
+    def holding_back(self, part: float) -> Regression:
+        if self._validation is not None or not 0 < round(part * self.num_samples) < self.num_samples:
+            return self
+        other = copy.copy(self)
+        samples, other._validation = _hold_back(self._samples, part, self._seed)  # noqa: SLF001 - another regression
+        other._set_samples(samples, self._batch_size)  # noqa: SLF001
+        return other
+
     def standardised(self, *, may_shift: bool) -> tuple[Regression, Standardisation] | None:
         standardisation = Standardisation.of(*self._samples.moments(), may_shift=may_shift)
         if standardisation is None:

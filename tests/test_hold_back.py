@@ -1,0 +1,100 @@
+"""Held-back samples choose the level of the result."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import kanmg
+from kanmg.errors import KanmgTypeError, KanmgValueError
+
+RNG = np.random.default_rng(3)
+X = RNG.uniform(-1.0, 1.0, (120, 1))
+CLEAN = np.sin(3.0 * X[:, 0])
+NOISY = CLEAN + 0.2 * RNG.normal(size=120)
+UNSEEN = np.linspace(-0.95, 0.95, 200).reshape(-1, 1)
+HIERARCHY = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=2, num_levels=7, evaluator="cpu")
+LM = kanmg.LevenbergMarquardt()
+METHOD = kanmg.NestedIteration(LM, steps=20, hold_back=0.2)
+
+
+def error(solution):
+    return np.sqrt(np.mean((solution(UNSEEN)[:, 0] - np.sin(3.0 * UNSEEN[:, 0])) ** 2))
+
+
+def test_noise_is_left_to_fine_levels_that_are_not_the_result():
+    problem = kanmg.Regression(X, NOISY)
+    chosen = kanmg.solve(problem, HIERARCHY, method=METHOD)
+    finest = kanmg.solve(problem, HIERARCHY, method=kanmg.NestedIteration(LM, steps=20))
+    assert chosen.status is kanmg.Status.FINISHED
+    assert chosen.level < len(HIERARCHY) - 1
+    assert error(chosen) < 0.1
+    assert error(finest) > 3.0 * error(chosen)
+    assert f"Level {chosen.level}, of " in chosen.message
+    assert "has the lowest loss at held-back samples" in chosen.message
+
+
+def test_the_result_has_the_lowest_recorded_loss_at_the_samples_held_back():
+    problem = kanmg.Regression(X, NOISY).holding_back(0.2)
+    assert (problem.num_samples, problem.num_validation) == (96, 24)
+    solution = kanmg.solve(kanmg.Regression(X, NOISY), HIERARCHY, method=METHOD)
+    lowest = np.nanmin([record.validation_loss for record in solution.history])
+    evaluator = HIERARCHY[solution.level].evaluator
+    assert problem.validation_loss(evaluator, solution.coefficients) == pytest.approx(lowest, rel=1e-12)
+    assert solution.loss == pytest.approx(problem.loss(evaluator, solution.coefficients), rel=1e-12)
+
+
+def test_levels_above_one_that_fits_noise_are_not_climbed():
+    solution = kanmg.solve(kanmg.Regression(X, NOISY), HIERARCHY, method=METHOD)
+    highest = max(record.level for record in solution.history if record.event == "smooth")
+    assert solution.level < highest < len(HIERARCHY) - 1
+    # A tolerance is met by the training loss: for it all levels are climbed.
+    wanted = kanmg.solve(kanmg.Regression(X, NOISY), HIERARCHY, method=METHOD, atol=1e-12, throw=False)
+    assert max(record.level for record in wanted.history if record.event == "smooth") == len(HIERARCHY) - 1
+
+
+def test_without_noise_the_finest_level_is_the_result():
+    solution = kanmg.solve(
+        kanmg.Regression(X, CLEAN),
+        kanmg.Hierarchy([level.network for level in HIERARCHY][:5], evaluator="reference"),
+        method=METHOD,
+    )
+    assert solution.level == 4
+    assert error(solution) < 1e-5
+
+
+def test_samples_of_validation_are_not_drawn_anew():
+    problem = kanmg.Regression(X, NOISY, validation=0.1)
+    assert problem.holding_back(0.2) is problem
+    few = kanmg.Regression(X[:3], NOISY[:3])
+    assert few.holding_back(0.1) is few
+    solution = kanmg.solve(problem, HIERARCHY, method=METHOD)
+    assert solution.level < len(HIERARCHY) - 1
+
+
+def test_a_run_that_goes_on_has_the_same_bits(tmp_path):
+    problem, path = kanmg.Regression(X, NOISY), tmp_path / "run"
+    expected = kanmg.solve(problem, HIERARCHY, method=METHOD)
+    for limit in (9, 4):
+        steps = itertools.count()
+
+        def stop(_, steps=steps, limit=limit):
+            if next(steps) >= limit:
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            kanmg.solve(problem, HIERARCHY, method=METHOD, callback=stop, checkpoint=path, checkpoint_seconds=0.0)
+    for _ in range(2):  # the second time it is complete
+        solution = kanmg.solve(problem, HIERARCHY, method=METHOD, checkpoint=path)
+        np.testing.assert_array_equal(solution.coefficients, expected.coefficients)
+        assert solution.level == expected.level
+
+
+@pytest.mark.parametrize("cycle", [kanmg.NestedIteration, kanmg.VCycle, kanmg.FullMultigrid])
+def test_parts_that_make_no_sense_are_refused(cycle):
+    with pytest.raises(KanmgValueError, match=r"`hold_back=1`"):
+        cycle(hold_back=1.0)
+    with pytest.raises(KanmgTypeError, match="`hold_back='a tenth'`"):
+        cycle(hold_back="a tenth")
