@@ -284,6 +284,39 @@ def test_points_in_two_dimensions():
         solution(np.zeros((4, 3)))
 
 
+def test_derivatives_on_the_sides_of_an_interface_are_those_of_the_windows():
+    hierarchy = kanmg.uniform_hierarchy(
+        (3, 1), num_intervals=2, num_levels=1, domain=((-1, 1), (0, 1), (0, 2)), evaluator="reference"
+    )
+    terms = [
+        kanmg.Term("equation", lambda _, u: u.d("t") + u.value, kanmg.sampling.sobol(((-1, 1), (0, 2)), 64)),
+        kanmg.Term(
+            "initial",
+            lambda x, u: u.value - x[:, 0].abs(),
+            kanmg.sampling.boundary(((-1, 1), (0, 2)), (9, 2), faces=[(1, "lower")]),
+        ),
+    ]
+    problem = kanmg.Collocation(
+        coordinates=("x", "t"),
+        fields=("u",),
+        terms=terms,
+        inputs=lambda x: torch.stack([x[:, 0], x[:, 0].abs(), x[:, 1]], dim=1),
+    )
+    solution = kanmg.march(problem, hierarchy, windows=2, method=kanmg.NestedIteration(LM(), steps=10))
+    points, normals = np.array([[0.0, 1.5], [0.0, 0.5], [0.0, 1.7]]), np.array([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]])
+    found = solution.derivative(points, "x", side="+", normals=normals)
+    assert np.sign(found).ravel().tolist() == [1.0, -1.0, 1.0]
+    for row, window in enumerate((1, 0, 1)):
+        own = slice(row, row + 1)
+        expected = solution.solutions[window].derivative(points[own], "x", side="+", normals=normals[own])
+        np.testing.assert_array_equal(found[own], expected)
+    np.testing.assert_array_equal(solution.derivative(points[0], "x", side="+", normals=normals[0]), found[0])
+    late = solution.derivative(points[[0, 2]], "x", side="+", normals=normals[[0, 2]])
+    np.testing.assert_array_equal(late, found[[0, 2]])
+    with pytest.raises(ShapeError, match="`normals` has shape"):
+        solution.derivative(points, "x", side="+", normals=normals[:2])
+
+
 def test_it_prints_a_row_per_window(solution):
     header, *rows = str(solution).splitlines()
     assert header.split() == ["window", "from", "to", "status", "loss", "steps", "seconds"]
