@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import kanmg
+from kanmg.checkpoint import _known_classes
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
 from kanmg.program import Choose, Draw, Pose, Prolong, Resume, Smooth
+from kanmg.storage import read_file
 
 POINTS = np.linspace(-1.0, 1.0, 41).reshape(-1, 1)
 HIERARCHY = kanmg.uniform_hierarchy((1, 2, 1), degree=4, num_intervals=3, num_levels=3, evaluator="reference")
@@ -288,9 +290,12 @@ def test_a_run_killed_after_every_record_ends_with_the_same_bits(method, tmp_pat
 
     undisturbed, path = run(), tmp_path / "run.kanmg"
     first = next(index for index, record in enumerate(undisturbed.history) if record.level > 0)
-    for _ in range(first + 1):
+    for index in range(first + 1):
         with pytest.raises(Killed):
             run(path, kill)
+        assert len(read_file(path, "checkpoint", _known_classes(method.program(HIERARCHY)))["history"]["loss"]) == (
+            index + 1
+        )
     resumed = run(path)
     assert resumed.coefficients.tobytes() == undisturbed.coefficients.tobytes()
     assert timeless(resumed.history) == timeless(undisturbed.history)
