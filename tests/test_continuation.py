@@ -16,8 +16,8 @@ from kanmg.program import Choose, Draw, Pose, Prolong, Resume, Smooth
 from kanmg.storage import read_file
 
 POINTS = np.linspace(-1.0, 1.0, 41).reshape(-1, 1)
-HIERARCHY = kanmg.uniform_hierarchy((1, 2, 1), degree=4, num_intervals=3, num_levels=3, evaluator="reference")
-COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="reference")
+HIERARCHY = kanmg.uniform_hierarchy((1, 2, 1), degree=4, num_intervals=3, num_levels=3, evaluator="cpu")
+COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="cpu")
 LM, LBFGS, ADAM = kanmg.LevenbergMarquardt(acceleration=False), kanmg.LBFGS(), kanmg.Adam(step_size=0.02)
 PATH = kanmg.Continuation(stages=3, steps=4)
 SEED = 5
