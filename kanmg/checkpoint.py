@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.program import Program
 
-__all__ = ["Checkpoint", "fingerprint_of_run"]
+__all__ = ["Checkpoint", "checked_path", "fingerprint_of_run"]
 
 # Writing at changes of level may take this part of the time between two writes.
 MAX_OVERHEAD = 0.05
@@ -80,7 +80,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str], interval: float) -> None:
-        self.path = _checked_path(path)
+        self.path = checked_path(path)
         self._fingerprint = fingerprint
         self._interval = interval
         self._last_write = time.perf_counter()
@@ -150,8 +150,14 @@ class Checkpoint:
         self._duration = self._last_write - begin
 
 
-def _checked_path(path: Any) -> Path:
-    """Check what `kanmg.solve` got as `checkpoint`."""
+def checked_path(path: Any) -> Path:
+    """Check what `kanmg.solve` got as `checkpoint`.
+
+    Raises
+    ------
+    KanmgTypeError, KanmgValueError
+        If it is no path, or empty.
+    """
     if not isinstance(path, str | os.PathLike):
         raise KanmgTypeError(f"`checkpoint={path!r}` is a {type(path).__name__}. Pass the path of a file, or None.")
     if not os.fspath(path):

@@ -333,7 +333,7 @@ class _Plan:
             raise KanmgValueError(
                 f"`start={start}` is no level of a hierarchy with {finest + 1} levels (0 to {finest})."
             )
-        prologue = list(self.begin()) if given is None else []
+        prologue = list(self.begin(is_alone=finest == 0)) if given is None else []
         for level in range(start, finest):
             prologue += self.climbs * list(self.visit(level))
             if level < self.refit:
@@ -344,7 +344,7 @@ class _Plan:
                 prologue += self.draw_points(level + 1)
         return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions, self.hold_back)
 
-    def begin(self) -> Iterator[Instruction]:
+    def begin(self, *, is_alone: bool) -> Iterator[Instruction]:
         """Try several starts on the coarsest level, and follow the solution from an easier problem."""
         path = self.continuation
         if self.starts.number > 1:
@@ -356,6 +356,10 @@ class _Plan:
                 yield from self.smooth(0, path.steps)
                 yield Pose(0, 1.0 - stage / (path.stages - 1))
                 yield from self.draw_points(0)
+            # A cycle that does not visit the coarsest level on the way up would take the solution of the easier problem
+            # to the finest level, where the problem itself would be met for the first time.
+            if not (self.climbs or is_alone):
+                yield from self.smooth(0, self.pre_steps[0])
 
     def draw_points(self, level: int) -> Iterator[Redraw]:
         """Draw points of a level anew, if that is wanted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanmg.piecewise import PiecewiseSolution
     from kanmg.solution import Solution
 
 __all__ = [
@@ -49,11 +50,11 @@ class DomainError(KanmgValueError):
 
     Attributes
     ----------
-    solution : Solution or None
+    solution : Solution or PiecewiseSolution or None
         The best solution found by `kanmg.solve` before a hidden value left its interval; None if there is none.
     """
 
-    solution: Solution | None = None
+    solution: Solution | PiecewiseSolution | None = None
 
 
 class NestingError(KanmgValueError):
@@ -73,11 +74,11 @@ class CheckpointError(KanmgValueError):
 
     Attributes
     ----------
-    solution : Solution or None
+    solution : Solution or PiecewiseSolution or None
         The best solution found before a checkpoint could not be written; None if there is none.
     """
 
-    solution: Solution | None = None
+    solution: Solution | PiecewiseSolution | None = None
 
 
 class DtypeError(KanmgTypeError):
@@ -93,11 +94,11 @@ class ConvergenceError(KanmgError, RuntimeError):
 
     Attributes
     ----------
-    solution : Solution
-        The best solution found before the failure.
+    solution : Solution or PiecewiseSolution
+        The best solution found before the failure; of `kanmg.march`, that of the windows so far.
     """
 
-    def __init__(self, message: str, solution: Solution) -> None:
+    def __init__(self, message: str, solution: Solution | PiecewiseSolution) -> None:
         super().__init__(message)
         self.solution = solution
 

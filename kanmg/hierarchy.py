@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, overload
 
 import numpy as np
@@ -46,7 +46,9 @@ class Level:
 class Hierarchy(Sequence[Level]):
     """Levels of properly nested networks, coarsest first, and the transfers between them.
 
-    An immutable sequence of `Level`. `print` shows it as a table.
+    An immutable sequence of `Level`. `print` shows it as a table, whose column J^T J says how the matrices of
+    Gauss-Newton are assembled: from the entries of the Jacobian that are not zero ("strips"), up to which order of
+    derivatives in a residual, or from all ("dense").
 
     Parameters
     ----------
@@ -85,9 +87,9 @@ class Hierarchy(Sequence[Level]):
     >>> hierarchy = kanmg.Hierarchy([coarse, coarse.refine()], evaluator="reference")
     >>> print(hierarchy)
     Hierarchy of 2 levels: widths (2, 3), float64, cpu
-    level  cells  coefficients  non-zeros of P  evaluator
-        0      4            42               -  reference
-        1      8            66              54  reference
+    level  cells  coefficients  non-zeros of P  J^T J  evaluator
+        0      4            42               -  dense  reference
+        1      8            66              54  dense  reference
     """
 
     def __init__(
@@ -240,7 +242,7 @@ class Hierarchy(Sequence[Level]):
         return f"<{self._title()}, {finest} coefficients on the finest>"
 
     def __str__(self) -> str:
-        header = ("level", "cells", "coefficients", "non-zeros of P", "evaluator")
+        header = ("level", "cells", "coefficients", "non-zeros of P", "J^T J", "evaluator")
         rows = [header, *(self._row(level) for level in self)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([*map(str.rjust, row[:-1], widths[:-1]), row[-1]]) for row in rows]
@@ -259,8 +261,17 @@ class Hierarchy(Sequence[Level]):
             (cells[0] if len(set(cells)) == 1 else ", ".join(cells)) or "-",
             str(level.network.num_coefficients),
             "-" if non_zeros is None else str(non_zeros),
+            _normal_products(level),
             level.evaluator.name,
         )
+
+
+def _normal_products(level: Level) -> str:
+    """Say how J^T J is multiplied, for residuals with any derivatives that the level's splines have."""
+    degrees = [layer.degree for layer in level.network.layers if isinstance(layer, Spline)]
+    first, *others = [level.evaluator.normal_product(order) for order in range(min(degrees, default=0) + 1)]
+    alike = sum(1 for _ in takewhile(first.__eq__, others))
+    return first if alike == len(others) else f"{first} to order {alike}"
 
 
 def uniform_hierarchy(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kanmg.arrays import as_array, like
+from kanmg.errors import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kanmg.evaluators.base import Array
     from kanmg.solution import Solution
 
@@ -59,9 +62,11 @@ class PiecewiseSolution:
         ndarray or Tensor, shape (N, Q), or (Q,) for one point
             A tensor if `x` is one.
         """
-        return self._evaluate(x, ())
+        return self._evaluate(x, lambda solution, points, _: solution(points))
 
-    def derivative(self, x: Any, *coordinates: int | str) -> Any:
+    def derivative(
+        self, x: Any, *coordinates: int | str, side: Literal["+", "-"] | None = None, normals: Any = None
+    ) -> Any:
         """Evaluate a partial derivative, window by window.
 
         Parameters
@@ -69,15 +74,31 @@ class PiecewiseSolution:
         x : ndarray or Tensor
             As for `solution(x)`.
         *coordinates : int or str
+        side : {"+", "-"}, optional
+        normals : ndarray or Tensor, shape (N, d), or (d,) for one point, optional
             As for `Solution.derivative`.
 
         Returns
         -------
         ndarray or Tensor, shape (N, Q), or (Q,) for one point
         """
-        return self._evaluate(x, coordinates)
+        vectors = None if normals is None else as_array(normals, "normals")
+        if vectors is not None:
+            if vectors.shape != as_array(x, "x").shape:
+                raise ShapeError(
+                    f"`normals` has shape {vectors.shape} but `x` {as_array(x, 'x').shape}. Pass one vector for each "
+                    "point."
+                )
+            vectors = vectors.reshape(-1, len(self.coordinates))
 
-    def _evaluate(self, x: Any, coordinates: tuple[int | str, ...]) -> Any:
+        def differentiate(solution: Solution, points: Array, own: Array) -> Array:
+            part = None if vectors is None else vectors[own]
+            result: Array = solution.derivative(points, *coordinates, side=side, normals=part)
+            return result
+
+        return self._evaluate(x, differentiate)
+
+    def _evaluate(self, x: Any, evaluate: Callable[[Solution, Array, Array], Array]) -> Any:
         points = as_array(x, "x")
         rows = points.reshape(1, -1) if points.ndim == 1 and len(self.coordinates) > 1 else points
         columns = rows.reshape(-1, 1) if rows.ndim < 2 else rows
@@ -88,7 +109,7 @@ class PiecewiseSolution:
         for number, solution in enumerate(self.solutions):
             own = window == number
             if number == 0 or own.any():
-                values[own] = solution.derivative(columns[own], *coordinates) if coordinates else solution(columns[own])
+                values[own] = evaluate(solution, columns[own], own)
         is_single = points.ndim == (1 if len(self.coordinates) > 1 else 0)
         return like(values[0] if is_single else values, x)
 

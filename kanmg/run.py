@@ -349,8 +349,13 @@ class Run:
         if content is not None:
             self._restore(content)
             return
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._note(self._machine.start(), self._machine.cycle)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._note(self._machine.start(), self._machine.cycle)
+        except BaseException as error:
+            if self._history:
+                self._write_beside(error)
+            raise
         if self.monitor.patience is not None and not self._has_validation:
             raise KanmgValueError(
                 f"`patience={self.monitor.patience}` watches the validation loss, but the problem holds no data back. "

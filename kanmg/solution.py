@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kanmg.history import History, Record, Status
 from kanmg.jets import partial_derivative
 from kanmg.network import Affine, Network, Spline
 from kanmg.problems.ansatz import load_ansatz
+from kanmg.problems.terms import checked_normals
 from kanmg.splines.knots import Knots
 from kanmg.storage import read_file, write_file
 
@@ -108,7 +109,9 @@ class Solution:
             values = self.ansatz.value(self._evaluator, self.coefficients, points)
         return like(values[0] if is_single else values, x)
 
-    def derivative(self, x: Any, *coordinates: int | str) -> Any:
+    def derivative(
+        self, x: Any, *coordinates: int | str, side: Literal["+", "-"] | None = None, normals: Any = None
+    ) -> Any:
         """Evaluate a partial derivative of the network, or of the fields that the problem makes of it.
 
         Parameters
@@ -118,10 +121,22 @@ class Solution:
         *coordinates : int or str
             What to differentiate by, one after the other: numbers of inputs, or their names if the problem has named
             them. `solution.derivative(x, 0, 0)` is the second derivative by the first input.
+        side : {"+", "-"}, optional
+            For points on an interface, a kink of the problem's `inputs` or `transform`: the derivative on the side to
+            which `normals` point, or on the other one. With one coordinate, "+" is where it is larger.
+        normals : ndarray or Tensor, shape (N, d), or (d,) for one point, optional
+            From side "-" to side "+", of any length, as for `kanmg.Term`. Needed for `side` if there are several
+            coordinates.
 
         Returns
         -------
         ndarray or Tensor, shape (N, Q), or (Q,) for one point
+
+        Raises
+        ------
+        KanmgError
+            If the points have another shape or dtype, there is no such coordinate, there are no sides, or nobody has
+            said where they are.
 
         Notes
         -----
@@ -130,11 +145,40 @@ class Solution:
         """
         points, is_single = self._points(x)
         inputs = [self._input(coordinate) for coordinate in coordinates]
+        directions = self._normals(side, normals, points, is_single=is_single)
         if self.ansatz is None:
             values = partial_derivative(self._evaluator, self.coefficients, points, inputs)
         else:
-            values = self.ansatz.derivative(self._evaluator, self.coefficients, points, inputs)
+            values = self.ansatz.derivative(self._evaluator, self.coefficients, points, inputs, side or "", directions)
         return like(values[0] if is_single else values, x)
+
+    def _normals(self, side: Any, normals: Any, points: Array, *, is_single: bool) -> Array | None:
+        """Check on which side of the points a derivative is wanted; returns unit vectors to side "+"."""
+        if side is None:
+            if normals is not None:
+                raise KanmgValueError(
+                    '`derivative` got `normals` but no `side`. Pass `side="+"` or `side="-"` as well.'
+                )
+            return None
+        if side not in ("+", "-"):
+            raise KanmgValueError(f'`derivative` got `side={side!r}`. Pass "+" or "-", or leave it out.')
+        if self.ansatz is None:
+            raise KanmgValueError(
+                f"`derivative` got `side={side!r}`, but a solution without `inputs` and `transform` has no kinks. "
+                "Leave out `side`, or state the problem with `inputs=` that have a kink where the interface is, such "
+                "as x.abs()."
+            )
+        if normals is None:
+            if points.shape[1] > 1:
+                raise KanmgValueError(
+                    f'`derivative` got `side={side!r}`, but not where side "+" is. Pass `normals`, one vector for '
+                    f"each point, shape {points.shape}."
+                )
+            return np.ones_like(points)
+        if not len(points):
+            return points
+        vectors = as_array(normals, "normals")
+        return checked_normals(vectors.reshape(1, -1) if is_single and vectors.ndim == 1 else vectors, points)
 
     def _input(self, coordinate: Any) -> int:
         """Return the number of an input from its number or name."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
+from kanmg.checkpoint import checked_path
 from kanmg.driver import solve
-from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
+from kanmg.errors import CheckpointError, ConvergenceError, DomainError, KanmgTypeError, KanmgValueError
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.network import Affine, Network, Spline
@@ -21,8 +23,13 @@ from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import Knots
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from pathlib import Path
+
     from kanmg.cycles import Cycle
     from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.history import Record
     from kanmg.problems.fields import Field
     from kanmg.problems.terms import Term
     from kanmg.solution import Solution
@@ -32,7 +39,13 @@ __all__ = ["march"]
 Windows: TypeAlias = int | Sequence[float]
 
 # Nothing can be built on a window that ended like this.
-_ENDS = {Status.INTERRUPTED, Status.DIVERGED, Status.NON_FINITE, Status.LEFT_DOMAIN}
+_ENDS = {
+    Status.INTERRUPTED,
+    Status.STOPPED_BY_CALLBACK,
+    Status.DIVERGED,
+    Status.NON_FINITE,
+    Status.LEFT_DOMAIN,
+}
 
 
 def march(
@@ -45,7 +58,10 @@ def march(
     method: Cycle | None = None,
     restart: bool = False,
     seed: int = 0,
+    callback: Callable[[Record, int], object] | None = None,
     progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 5.0,
     throw: bool = True,
 ) -> PiecewiseSolution:
     """Solve an evolution equation window by window, each started from the one before.
@@ -75,7 +91,16 @@ def march(
         later windows begin on the finest level, with the network of the window before at its end, constant in time.
     seed : int, default 0
         Of initial coefficients, and of the points of coarse levels.
+    callback : callable, optional
+        Called with every new `Record` and the number of its window; may raise StopIteration to end the march with that
+        window.
     progress : bool, optional
+        As for `kanmg.solve`: a bar for each window.
+    checkpoint : path-like, optional
+        Every window keeps its run in a file of this name with its number before the suffix: "run.0.kanmg",
+        "run.1.kanmg", ... for "run.kanmg". A march that was killed goes on with the window that it was in, and ends
+        with the same bits as one that was not.
+    checkpoint_seconds : float, default 5.0
         As for `kanmg.solve`.
     throw : bool, default True
         Raise `ConvergenceError` if a window fails. Otherwise the march ends with that window, and the solution has its
@@ -84,15 +109,20 @@ def march(
     Returns
     -------
     PiecewiseSolution
+        Of all windows, or of those up to one that was interrupted, stopped or failed.
 
     Raises
     ------
     KanmgTypeError, KanmgValueError
         If the problem is no collocation, has unknown parameters, no such coordinate or no such terms; if its `inputs`
         change the coordinate; if the hierarchy knows no domain, or the windows are no times in it; if a window has no
-        points.
+        points. All of this before the first window begins.
     ConvergenceError
-        As `kanmg.solve`, with the solution of the window; a note tells which. With `throw`.
+        As `kanmg.solve`, with `throw`. As for the errors below, `error.solution` is the `PiecewiseSolution` of the
+        windows so far, whose last one is that which failed; a note tells which that is.
+    CheckpointError, DomainError
+        As `kanmg.solve`. If the window has no solution, `error.solution` ends with the one before; it is None if there
+        is none at all.
 
     Notes
     -----
@@ -132,6 +162,8 @@ def march(
     problem.check(hierarchy)
     column = _network_input(problem, axis)
     times = _window_times(windows, hierarchy, column)
+    _check_windows(problem, names, axis, times)
+    _check_callback(callback)
     solutions: list[Solution] = []
     for number, (start, stop) in enumerate(pairwise(times)):
         own = _hierarchy_of_window(hierarchy, column, start, stop)
@@ -139,13 +171,43 @@ def march(
         part = _problem_of_window(problem, names, axis, (start, stop), before, seed)
         theta = None if before is None or restart else _frozen(before, column, start)
         try:
-            solutions.append(solve(part, own, method=method, initial=theta, seed=seed, progress=progress, throw=throw))
-        except ConvergenceError as error:
+            solution = solve(
+                part,
+                own,
+                method=method,
+                initial=theta,
+                seed=seed,
+                callback=None if callback is None else partial(_call_back, callback, number),
+                progress=progress,
+                checkpoint=None if checkpoint is None else _file_of_window(checkpoint, number),
+                checkpoint_seconds=checkpoint_seconds,
+                throw=throw,
+            )
+        except Exception as error:
+            if isinstance(error, ConvergenceError | CheckpointError | DomainError):
+                error.solution = _joined([*solutions, error.solution], times, coordinate)
             error.add_note(f"This was window {number}, {coordinate} from {start:g} to {stop:g}.")
             raise
-        if solutions[-1].status in _ENDS:
+        solutions.append(solution)
+        if solution.status in _ENDS:
             break
     return PiecewiseSolution(tuple(solutions), np.array(times[: len(solutions) + 1]), coordinate)
+
+
+def _joined(solutions: Sequence[Any], times: Sequence[float], coordinate: str) -> PiecewiseSolution | None:
+    """Join the solutions that there are, from the first window on; None if there is none."""
+    found = tuple(solution for solution in solutions if solution is not None)
+    return PiecewiseSolution(found, np.array(times[: len(found) + 1]), coordinate) if found else None
+
+
+def _call_back(callback: Callable[[Record, int], object], window: int, record: Record) -> None:
+    callback(record, window)
+
+
+def _file_of_window(checkpoint: Any, number: int) -> Path:
+    """Return the checkpoint of one window: its number before the suffix."""
+    path = checked_path(checkpoint)
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -196,10 +258,6 @@ def _problem_of_window(
             terms.append(_continued(term, problem, axis, interval[0], before))
         elif (inside := _restricted(term, axis, interval)) is not None:
             terms.append(inside)
-    if all(term.name in initial for term in terms):
-        raise KanmgValueError(
-            f"no point lies in the window from {interval[0]:g} to {interval[1]:g}. Use fewer windows, or more points."
-        )
     part = Collocation(
         coordinates=problem.coordinates,
         fields=problem.fields,
@@ -233,8 +291,9 @@ def _restricted(term: Term, axis: int, interval: tuple[float, float]) -> Term | 
 
 def _continued(term: Term, problem: Collocation, axis: int, start: float, before: Solution) -> Term:
     """Return an initial term whose values are those of the window before."""
-    asked = [_Asked(len(term)) for _ in problem.fields]
-    term.residual(torch.from_numpy(term.points), *asked)
+    x = torch.from_numpy(term.points)
+    asked = [_Asked(x) for _ in problem.fields]
+    term.residual(x, *asked)
 
     def residual(x: torch.Tensor, *fields: Field) -> torch.Tensor:
         wrong = [
@@ -252,18 +311,23 @@ def _continued(term: Term, problem: Collocation, axis: int, start: float, before
 class _Asked:
     """In the place of a field: remembers which derivatives a residual asks for; () is the value."""
 
-    def __init__(self, num_points: int) -> None:
+    def __init__(self, points: torch.Tensor) -> None:
         self.derivatives: list[tuple[str, ...]] = []
-        self._num_points = num_points
+        self._numbers = torch.ones(len(points), dtype=points.dtype)
 
     @property
     def value(self) -> torch.Tensor:
         return self.d()
 
-    def d(self, *coordinates: str) -> torch.Tensor:
+    def d(self, *coordinates: str, side: str | None = None) -> torch.Tensor:
+        if side is not None:
+            raise KanmgValueError(
+                f"an initial term asks for a derivative on the side {side!r} of an interface, which a later window "
+                "cannot take over. State it without `side`, by points beside the interface."
+            )
         if tuple(sorted(coordinates)) not in self.derivatives:
             self.derivatives.append(tuple(sorted(coordinates)))
-        return torch.zeros(self._num_points, dtype=torch.float64)
+        return self._numbers
 
 
 def _frozen(before: Solution, axis: int, start: float) -> Array:
@@ -333,13 +397,36 @@ def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:
         )
 
 
+def _check_windows(problem: Collocation, initial: tuple[str, ...], axis: int, times: Sequence[float]) -> None:
+    """Refuse windows without points, and initial terms that cannot be continued, before anything is computed."""
+    for interval in pairwise(times):
+        others = [term for term in problem.terms if term.name not in initial]
+        if not any(_restricted(term, axis, interval) is not None for term in others):
+            raise KanmgValueError(
+                f"no point lies in the window from {interval[0]:g} to {interval[1]:g}. Use fewer windows, or more "
+                "points."
+            )
+    for term in problem.terms:
+        if len(times) > 2 and term.name in initial:
+            x = torch.from_numpy(term.points)
+            term.residual(x, *(_Asked(x) for _ in problem.fields))
+
+
+def _check_callback(callback: Any) -> None:
+    """Refuse what cannot be called."""
+    if callback is not None and not callable(callback):
+        raise KanmgTypeError(
+            f"`callback` is {callback!r}. Pass a function of a `kanmg.Record` and the number of its window, or None."
+        )
+
+
 def _window_times(windows: Any, hierarchy: Hierarchy, axis: int) -> list[float]:
     """Return the times at which windows begin and end."""
     start, stop = hierarchy.domain[axis] if hierarchy.domain is not None else (0.0, 1.0)
     if isinstance(windows, int | np.integer) and not isinstance(windows, bool):
         if windows < 1:
             raise KanmgValueError(f"`windows={windows}` is too few. Pass at least 1.")
-        return [float(time) for time in np.linspace(start, stop, int(windows) + 1)]
+        return _rounded(np.linspace(start, stop, int(windows) + 1), hierarchy)
     try:
         times = np.array(windows, np.float64)
     except (TypeError, ValueError):
@@ -352,4 +439,10 @@ def _window_times(windows: Any, hierarchy: Hierarchy, axis: int) -> list[float]:
         raise KanmgValueError(
             f"`windows={windows!r}` must increase from {start:g} to {stop:g}, the ends of the hierarchy's domain."
         )
-    return [float(time) for time in times]
+    return _rounded(times, hierarchy)
+
+
+def _rounded(times: Array, hierarchy: Hierarchy) -> list[float]:
+    """Round the times between the first and the last to numbers that points can have."""
+    inner = times[1:-1].astype(hierarchy.dtype)
+    return [float(time) for time in (times[0], *inner, times[-1])]

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import kanmg
+from kanmg.checkpoint import _known_classes
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
 from kanmg.program import Choose, Draw, Pose, Prolong, Resume, Smooth
+from kanmg.storage import read_file
 
 POINTS = np.linspace(-1.0, 1.0, 41).reshape(-1, 1)
-HIERARCHY = kanmg.uniform_hierarchy((1, 2, 1), degree=4, num_intervals=3, num_levels=3, evaluator="reference")
-COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="reference")
+HIERARCHY = kanmg.uniform_hierarchy((1, 2, 1), degree=4, num_intervals=3, num_levels=3, evaluator="cpu")
+COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="cpu")
 LM, LBFGS, ADAM = kanmg.LevenbergMarquardt(acceleration=False), kanmg.LBFGS(), kanmg.Adam(step_size=0.02)
 PATH = kanmg.Continuation(stages=3, steps=4)
 SEED = 5
@@ -71,13 +73,29 @@ def eases(program):
     return [instruction.ease for instruction in program.prologue if isinstance(instruction, Draw | Pose)]
 
 
+@pytest.mark.parametrize("num_levels", [1, 3])
 @pytest.mark.parametrize("method", [kanmg.NestedIteration, kanmg.VCycle, kanmg.FullMultigrid])
-def test_the_program_begins_with_the_path(method):
-    written = method(LM, continuation=PATH).program(range(3))
-    alone = method(LM).program(range(3))
+def test_the_program_begins_with_the_path(method, num_levels):
+    written = method(LM, continuation=PATH).program(range(num_levels))
+    alone = method(LM).program(range(num_levels))
     first = (Pose(0, 1.0), Smooth(0, 4, LM), Pose(0, 0.5), Smooth(0, 4, LM), Pose(0, 0.0))
-    assert written.prologue == first + alone.prologue
+    # A V-cycle alone begins on the finest level: the last stage has its coarse steps before.
+    last = (Smooth(0, 100, LM),) if method is kanmg.VCycle and num_levels > 1 else ()
+    assert written.prologue == first + last + alone.prologue
     assert written.cycle == alone.cycle
+
+
+@pytest.mark.parametrize("cycle", [kanmg.VCycle, kanmg.FullMultigrid])
+@pytest.mark.parametrize("starts", [1, kanmg.Starts(2, steps=3)])
+def test_the_problem_itself_is_smoothed_on_the_coarsest_level_before_any_other(cycle, starts):
+    method = cycle(LM, coarse_steps=6, starts=starts, continuation=PATH)
+    solution = kanmg.solve(PROBLEM, HIERARCHY, method=method, seed=SEED, max_cycles=0)
+    records = list(solution.history)
+    last_pose = max(index for index, record in enumerate(records) if record.event == "pose")
+    stage = records[last_pose + 1 : last_pose + 7]
+    assert [(record.level, record.event) for record in stage] == [(0, "smooth")] * 6
+    assert records[last_pose + 7].event == "prolong"
+    assert stage[-1].loss < 0.5 * records[last_pose].loss
 
 
 def test_several_starts_solve_the_easiest_problem():
@@ -272,9 +290,12 @@ def test_a_run_killed_after_every_record_ends_with_the_same_bits(method, tmp_pat
 
     undisturbed, path = run(), tmp_path / "run.kanmg"
     first = next(index for index, record in enumerate(undisturbed.history) if record.level > 0)
-    for _ in range(first + 1):
+    for index in range(first + 1):
         with pytest.raises(Killed):
             run(path, kill)
+        assert len(read_file(path, "checkpoint", _known_classes(method.program(HIERARCHY)))["history"]["loss"]) == (
+            index + 1
+        )
     resumed = run(path)
     assert resumed.coefficients.tobytes() == undisturbed.coefficients.tobytes()
     assert timeless(resumed.history) == timeless(undisturbed.history)

@@ -14,8 +14,10 @@ from kanmg.errors import (
     NestingError,
     ShapeError,
 )
+from kanmg.evaluators.base import Jet
 from kanmg.evaluators.reference import ReferenceEvaluator
-from kanmg.hierarchy import Hierarchy, Transfer, uniform_hierarchy
+from kanmg.evaluators.strips import StripProduct
+from kanmg.hierarchy import Hierarchy, Transfer, _normal_products, uniform_hierarchy
 from kanmg.network import Affine, Network, Spline
 from kanmg.splines.knots import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.testing.oracle import oracle_value
@@ -119,14 +121,46 @@ def test_table() -> None:
     non_zeros = sum(matrix.nnz for matrix in hierarchy_of(MIXED, 2).transfers[0].prolongation)
     assert text.splitlines() == [
         "Hierarchy of 2 levels: widths (2, 3, 4, 2, 2), float32, cpu",
-        "level  cells  coefficients  non-zeros of P  evaluator",
-        "    0   5, 3           133               -  reference",
-        f"    1  10, 6           205             {non_zeros}  reference",
+        "level  cells  coefficients  non-zeros of P  J^T J  evaluator",
+        "    0   5, 3           133               -  dense  reference",
+        f"    1  10, 6           205             {non_zeros}  dense  reference",
     ]
     assert repr(hierarchy_of(MIXED, 1)) == (
         "<Hierarchy of 1 level: widths (2, 3, 4, 2, 2), float64, cpu, 133 coefficients on the finest>"
     )
-    assert "    0      -             3               -  reference" in str(hierarchy_of(Network([Affine(2, 1)]), 2))
+    assert "    0      -             3               -  dense  reference" in str(
+        hierarchy_of(Network([Affine(2, 1)]), 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("degree", "evaluator", "expected"),
+    [
+        (3, "cpu", ["dense", "strips to order 2"]),
+        (3, "dense", ["dense", "strips to order 2"]),
+        (2, "cpu", ["dense", "strips"]),
+        (3, "reference", ["dense", "dense"]),
+    ],
+)
+def test_table_tells_how_normal_equations_are_assembled(degree, evaluator, expected) -> None:
+    """Derivatives of order above 2 are not the kernels', whatever the cells; degree 2 has none."""
+    network = Network([Spline(2, 3, knots=uniform_knots(1, degree=degree))])
+    hierarchy = Hierarchy.from_network(network, 5, evaluator=evaluator)
+    products = [_normal_products(hierarchy[index]) for index in (0, 4)]
+    assert products == expected
+    assert all(text in line for text, line in zip(products, np.take(str(hierarchy).splitlines(), (2, 6)), strict=True))
+
+
+@pytest.mark.parametrize("order", [0, 2, 3])
+def test_the_table_says_what_is_computed(monkeypatch, order) -> None:
+    network = Network([Spline(1, 1, knots=uniform_knots(16, degree=3))])
+    evaluator = Hierarchy.from_network(network, 1, evaluator="cpu")[0].evaluator
+    multiplied = []
+    monkeypatch.setattr(StripProduct, "multiply", lambda *_: multiplied.append(order) or (0.0, 0.0))
+    ones = np.ones((1, 5, 1))
+    jet = Jet(ones[0], (ones,) * order)
+    evaluator.jet_gauss_newton(drawn(network), np.zeros((5, 1)), np.ones((1, 1)), [jet], ones[0])
+    assert bool(multiplied) == (evaluator.normal_product(order) == "strips") == (order < 3)
 
 
 # ----------------------------------------------------------------------------------------------------------- transfers

@@ -15,9 +15,9 @@ from kanmg.program import Pose, Program, Prolong, Redraw, Smooth
 
 DOMAIN = ((-1.0, 1.0), (-1.0, 1.0))
 POINTS, CANDIDATES = kanmg.sampling.sobol(DOMAIN, 200), kanmg.sampling.sobol(DOMAIN, 1000, seed=1)
-HIERARCHY = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=2, num_levels=3, evaluator="reference")
+HIERARCHY = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=2, num_levels=3, evaluator="cpu")
 COARSEST, TWO_LEVELS = (
-    kanmg.Hierarchy([level.network for level in HIERARCHY[:number]], evaluator="reference") for number in (1, 2)
+    kanmg.Hierarchy([level.network for level in HIERARCHY[:number]], evaluator="cpu") for number in (1, 2)
 )
 LM = kanmg.LevenbergMarquardt()
 

@@ -88,7 +88,7 @@ def test_programs_refit_the_coarsest_levels_but_never_the_finest():
 def make():
     x = np.random.default_rng(1).uniform(-1.0, 1.0, (120, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
-    hierarchy = kanmg.uniform_hierarchy((2, 1, 1), degree=5, num_intervals=2, num_levels=3, evaluator="reference")
+    hierarchy = kanmg.uniform_hierarchy((2, 1, 1), degree=5, num_intervals=2, num_levels=3, evaluator="cpu")
     return kanmg.Regression(x, y), hierarchy
 
 

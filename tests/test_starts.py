@@ -18,8 +18,8 @@ from kanmg.program import Choose, Draw, Program, Prolong, Resume, Smooth
 X = np.random.default_rng(0).uniform(-1, 1, (160, 2))
 Y = np.exp(np.sin(np.pi * X[:, :1]) + X[:, 1:] ** 2)
 FULL, BATCHED = kanmg.Regression(X, Y), kanmg.Regression(X, Y, batch_size=40)
-HIERARCHY = kanmg.uniform_hierarchy((2, 1, 1), degree=3, num_intervals=3, num_levels=3, evaluator="reference")
-COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="reference")
+HIERARCHY = kanmg.uniform_hierarchy((2, 1, 1), degree=3, num_intervals=3, num_levels=3, evaluator="cpu")
+COARSE = kanmg.Hierarchy([HIERARCHY[0].network], evaluator="cpu")
 LBFGS, ADAM = kanmg.LBFGS(), kanmg.Adam(step_size=0.02)
 NUMBER, STEPS, SEED = 4, 12, 7
 STARTS = kanmg.Starts(NUMBER, steps=STEPS)

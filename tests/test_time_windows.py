@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import signal
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 
 import kanmg
 from kanmg import time_windows
-from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.errors import CheckpointError, ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
 
 LM = kanmg.LevenbergMarquardt
 METHOD = kanmg.NestedIteration(LM(), steps=15)
@@ -284,6 +287,39 @@ def test_points_in_two_dimensions():
         solution(np.zeros((4, 3)))
 
 
+def test_derivatives_on_the_sides_of_an_interface_are_those_of_the_windows():
+    hierarchy = kanmg.uniform_hierarchy(
+        (3, 1), num_intervals=2, num_levels=1, domain=((-1, 1), (0, 1), (0, 2)), evaluator="reference"
+    )
+    terms = [
+        kanmg.Term("equation", lambda _, u: u.d("t") + u.value, kanmg.sampling.sobol(((-1, 1), (0, 2)), 64)),
+        kanmg.Term(
+            "initial",
+            lambda x, u: u.value - x[:, 0].abs(),
+            kanmg.sampling.boundary(((-1, 1), (0, 2)), (9, 2), faces=[(1, "lower")]),
+        ),
+    ]
+    problem = kanmg.Collocation(
+        coordinates=("x", "t"),
+        fields=("u",),
+        terms=terms,
+        inputs=lambda x: torch.stack([x[:, 0], x[:, 0].abs(), x[:, 1]], dim=1),
+    )
+    solution = kanmg.march(problem, hierarchy, windows=2, method=kanmg.NestedIteration(LM(), steps=10))
+    points, normals = np.array([[0.0, 1.5], [0.0, 0.5], [0.0, 1.7]]), np.array([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]])
+    found = solution.derivative(points, "x", side="+", normals=normals)
+    assert np.sign(found).ravel().tolist() == [1.0, -1.0, 1.0]
+    for row, window in enumerate((1, 0, 1)):
+        own = slice(row, row + 1)
+        expected = solution.solutions[window].derivative(points[own], "x", side="+", normals=normals[own])
+        np.testing.assert_array_equal(found[own], expected)
+    np.testing.assert_array_equal(solution.derivative(points[0], "x", side="+", normals=normals[0]), found[0])
+    late = solution.derivative(points[[0, 2]], "x", side="+", normals=normals[[0, 2]])
+    np.testing.assert_array_equal(late, found[[0, 2]])
+    with pytest.raises(ShapeError, match="`normals` has shape"):
+        solution.derivative(points, "x", side="+", normals=normals[:2])
+
+
 def test_it_prints_a_row_per_window(solution):
     header, *rows = str(solution).splitlines()
     assert header.split() == ["window", "from", "to", "status", "loss", "steps", "seconds"]
@@ -309,6 +345,8 @@ def test_it_prints_a_row_per_window(solution):
         ({"windows": [0.0, 2.0]}, KanmgValueError, "from 0 to 4"),
         ({"windows": [0.0, 3.0, 2.0, 4.0]}, KanmgValueError, "must increase"),
         ({"windows": 400}, KanmgValueError, "no point lies in the window"),
+        ({"callback": 3}, KanmgTypeError, "`callback` is 3. Pass a function of a `kanmg.Record` and the number"),
+        ({"checkpoint": 3}, KanmgTypeError, "`checkpoint=3` is a int"),
         ({"problem": decay(kanmg.Parameter("rate", 1.0))}, KanmgValueError, "unknown parameter 'rate'"),
         ({"problem": decay(inputs=lambda x: x / 2)}, KanmgValueError, r"inputs \[0\] from 't'"),
     ],
@@ -331,6 +369,10 @@ def test_an_error_names_the_window():
     with pytest.raises(ConvergenceError) as caught:
         kanmg.march(decay(), line(), method=diverging)
     assert caught.value.__notes__ == ["This was window 0, t from 0 to 1."]
+    solution = caught.value.solution
+    assert isinstance(solution, kanmg.PiecewiseSolution)
+    (failed,) = solution.solutions
+    assert failed.status in {kanmg.Status.DIVERGED, kanmg.Status.NON_FINITE}
 
 
 def test_without_throw_a_failed_window_is_the_last():
@@ -339,6 +381,159 @@ def test_without_throw_a_failed_window_is_the_last():
     assert len(solution.solutions) == 1
     assert solution.times.tolist() == [0.0, 1.0]
     assert solution.solutions[0].status in {kanmg.Status.DIVERGED, kanmg.Status.NON_FINITE}
+
+
+class FromLaterOn(kanmg.LevenbergMarquardt):
+    """Levenberg-Marquardt in the first two windows; then a step that is no number."""
+
+    starts: ClassVar[list[float]] = []
+
+    def check(self, problem, level):
+        super().check(problem, level)
+        self.starts.append(problem.terms[0].points.min())
+
+    def step(self, objective, coefficients, state):
+        coefficients, state, record = super().step(objective, coefficients, state)
+        if self.starts[-1] >= 2.0:
+            return coefficients, state, record._replace(loss=math.nan)
+        return coefficients, state, record
+
+
+def test_a_failure_carries_the_windows_so_far():
+    method = kanmg.NestedIteration(FromLaterOn(acceleration=False), steps=4)
+    hierarchy = line(evaluator="reference")
+    with pytest.raises(ConvergenceError) as caught:
+        kanmg.march(decay(), hierarchy, windows=4, method=method)
+    solution = caught.value.solution
+    assert caught.value.__notes__ == ["This was window 2, t from 2 to 3."]
+    statuses = [kanmg.Status.FINISHED, kanmg.Status.FINISHED, kanmg.Status.NON_FINITE]
+    assert [part.status for part in solution.solutions] == statuses
+    assert solution.times.tolist() == [0.0, 1.0, 2.0, 3.0]
+    without = kanmg.march(decay(), hierarchy, windows=4, method=method, throw=False)
+    t = np.linspace(0, 2, 21).reshape(-1, 1)
+    np.testing.assert_array_equal(solution(t), without(t))
+    np.testing.assert_allclose(solution(t), np.exp(-t), rtol=0, atol=1e-3)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_window(tmp_path):
+    (tmp_path / "run.1.kanmg").mkdir()
+    method = kanmg.NestedIteration(LM(), steps=4)
+    with pytest.raises(CheckpointError) as caught:
+        kanmg.march(decay(), line(evaluator="reference"), windows=2, method=method, checkpoint=tmp_path / "run.kanmg")
+    assert caught.value.__notes__ == ["This was window 1, t from 2 to 4."]
+    (first,) = caught.value.solution.solutions
+    assert first.status is kanmg.Status.FINISHED
+    assert caught.value.solution.times.tolist() == [0.0, 2.0]
+    (tmp_path / "gone.0.kanmg").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        kanmg.march(decay(), line(evaluator="reference"), method=method, checkpoint=tmp_path / "gone.kanmg")
+    assert caught.value.solution is None
+
+
+# ----------------------------------------------------------------------------------------------- callbacks, checkpoints
+
+
+SHORT = {"windows": 3, "method": kanmg.NestedIteration(LM(), steps=(3, 2))}
+
+
+def timeless(solution):
+    return [[repr(record._replace(seconds=0.0)) for record in part.history] for part in solution.solutions]
+
+
+def test_the_callback_sees_all_records_and_their_windows():
+    seen = []
+    hierarchy = line(evaluator="reference")
+    solution = kanmg.march(decay(), hierarchy, callback=lambda record, window: seen.append((window, record)), **SHORT)
+    expected = [(number, record) for number, part in enumerate(solution.solutions) for record in part.history]
+    assert seen == expected
+    assert {window for window, _ in seen} == {0, 1, 2}
+
+
+def test_a_march_killed_after_every_record_ends_with_the_same_bits(tmp_path):
+    class Killed(Exception):  # noqa: N818 - not an error: what ends a run here
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    hierarchy = line(evaluator="reference")
+    undisturbed = kanmg.march(decay(), hierarchy, **SHORT)
+    num_records = sum(len(part.history) for part in undisturbed.solutions)
+    windows = []
+    for _ in range(num_records):
+        with pytest.raises(Killed) as caught:
+            kanmg.march(decay(), hierarchy, callback=kill, checkpoint=tmp_path / "run.kanmg", **SHORT)
+        windows.append(caught.value.__notes__[-1].split(",")[0])
+    assert list(dict.fromkeys(windows)) == [f"This was window {number}" for number in range(3)]
+    resumed = kanmg.march(decay(), hierarchy, checkpoint=tmp_path / "run.kanmg", **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"run.{number}.kanmg" for number in range(3)]
+    assert timeless(resumed) == timeless(undisturbed)
+    for again, part in zip(resumed.solutions, undisturbed.solutions, strict=True):
+        assert again.coefficients.tobytes() == part.coefficients.tobytes()
+        assert (again.status, again.loss, again.work_units) == (part.status, part.loss, part.work_units)
+
+
+@pytest.mark.parametrize("how", ["interrupt", "stop"])
+def test_a_march_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, how):
+    def stop(record, window):
+        if window == 1 and record.step == 2:
+            if how == "stop":
+                raise StopIteration
+            signal.raise_signal(signal.SIGINT)
+
+    hierarchy = line(evaluator="reference")
+    first = kanmg.march(decay(), hierarchy, callback=stop, checkpoint=tmp_path / "run", **SHORT)
+    ended = kanmg.Status.STOPPED_BY_CALLBACK if how == "stop" else kanmg.Status.INTERRUPTED
+    assert [part.status for part in first.solutions] == [kanmg.Status.FINISHED, ended]
+    assert (tmp_path / "run.1").exists()
+    assert not (tmp_path / "run.2").exists()
+    again = kanmg.march(decay(), hierarchy, checkpoint=tmp_path / "run", **SHORT)
+    assert timeless(again) == timeless(kanmg.march(decay(), hierarchy, **SHORT))
+
+
+def test_a_checkpoint_of_another_march_is_refused(tmp_path):
+    hierarchy = line(evaluator="reference")
+    kanmg.march(decay(), hierarchy, checkpoint=tmp_path / "run", **SHORT)
+    with pytest.raises(CheckpointError, match=r"run\.0'` belongs to another run: `problem` was"):
+        kanmg.march(decay(2.0), hierarchy, checkpoint=tmp_path / "run", **SHORT)
+
+
+def test_single_precision_is_kept():
+    """No window begins beside its points: 0.7 is no number of float32."""
+    t = np.linspace(0, 2, 101, dtype=np.float32).reshape(-1, 1)
+    terms = [
+        kanmg.Term("equation", lambda _, u: u.d("t") + u.value, t),
+        kanmg.Term("initial", lambda _, u: u.value - 1.0, t[:1], point_weights=np.ones(1, np.float32)),
+    ]
+    problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=terms)
+    hierarchy = line(domain=(0, 2), dtype="float32", evaluator="reference")
+    solution = kanmg.march(problem, hierarchy, windows=[0.0, 0.7, 1.3, 2.0], method=METHOD)
+    assert solution(t).dtype == np.float32
+    assert solution.times.tolist() == [0.0, float(np.float32(0.7)), float(np.float32(1.3)), 2.0]
+    np.testing.assert_allclose(solution(t), np.exp(-t), rtol=0, atol=1e-3)
+
+
+def test_initial_terms_may_use_anything_a_residual_may():
+    """A constant, several residuals at a point, a class with `__call__`, and weights of the points."""
+    rate = kanmg.Constant("rate", 1.0)
+
+    class Begin:
+        def __call__(self, x, u):
+            return torch.stack([u.value - torch.cos(x[:, 0]), u.d("t") + rate * u.value], dim=1)
+
+    t = np.linspace(0, 2, 81).reshape(-1, 1)
+    terms = [
+        kanmg.Term("equation", lambda _, u: u.d("t") + rate * u.value, t, point_weights=1.0 + t[:, 0]),
+        kanmg.Term("begin", Begin(), t[:1], 5.0),
+    ]
+    problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=terms)
+    hierarchy = line(domain=(0, 2), evaluator="reference")
+    solution = kanmg.march(problem, hierarchy, windows=2, initial="begin", method=METHOD)
+    np.testing.assert_allclose(solution(t), np.exp(-t), rtol=0, atol=1e-5)
+    joint = np.array([[1.0]])
+    values, slopes = ([part.derivative(joint, *names).item() for part in solution.solutions] for names in ((), ("t",)))
+    assert values[1] == pytest.approx(values[0], abs=1e-6)
+    assert slopes[1] == pytest.approx(slopes[0], abs=1e-5)
 
 
 def test_it_can_be_pickled(solution):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -221,6 +221,21 @@ class Evaluator(ABC):
     @abstractmethod
     def value_cost_per_sample(self) -> float:
         """Multiply-adds of one value without gradient, per sample."""
+
+    def normal_product(self, order: int) -> Literal["dense", "strips"]:  # noqa: ARG002 - of interest to subclasses
+        """Tell how `jet_gauss_newton` multiplies J^T J, for residuals that depend on derivatives up to an order.
+
+        Parameters
+        ----------
+        order : int
+            0: on values only.
+
+        Returns
+        -------
+        {"dense", "strips"}
+            With all entries of J, or only with those that are not zero.
+        """
+        return "dense"
 
     @property
     def normal_cost_per_residual(self) -> float:

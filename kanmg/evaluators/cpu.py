@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -149,7 +149,7 @@ class CPUEvaluator(Evaluator):
         curvatures: Array | None = None,
     ) -> tuple[Array, Array]:
         order = max((len(jet.derivatives) for jet in cotangents), default=0)
-        if order > MAX_ORDER or not self._strips.is_faster:
+        if self.normal_product(order) == "dense":
             return super().jet_gauss_newton(theta, x, directions, cotangents, residuals, curvatures=curvatures)
         theta, x = self._coefficients(theta), self._points(x)
         directions, curvatures = self._checked_paths(len(x), directions, curvatures)
@@ -240,6 +240,9 @@ class CPUEvaluator(Evaluator):
     @property
     def value_cost_per_sample(self) -> float:
         return self._costs[0]
+
+    def normal_product(self, order: int) -> Literal["dense", "strips"]:
+        return "strips" if order <= MAX_ORDER and self._strips.is_faster else "dense"
 
     @property
     def normal_cost_per_residual(self) -> float:

@@ -201,22 +201,32 @@ class Ansatz:
         return Paths(mapped.value, slopes, mapped.derivatives[1] if order > 1 else None, offsets, factors)
 
     def describe(self) -> dict[str, Any]:
-        """Tell what there is, for a file: names, but no functions."""
+        """Tell what there is, for a file: names and numbers, but no functions."""
         return {
             "coordinates": self.coordinates,
             "fields": self.fields,
             "inputs": self.inputs is not None,
             "transform": {name: repr(transform) for name, transform in self.transforms.items()},
+            "step": self.step,
         }
 
     def value(self, evaluator: Evaluator, theta: Array, points: Array) -> Array:
         """Evaluate the fields: shape (N, Q)."""
         return self.derivative(evaluator, theta, points, ())
 
-    def derivative(self, evaluator: Evaluator, theta: Array, points: Array, coordinates: Sequence[int]) -> Array:
-        """Evaluate one partial derivative of the fields: shape (N, Q)."""
+    def derivative(
+        self,
+        evaluator: Evaluator,
+        theta: Array,
+        points: Array,
+        coordinates: Sequence[int],
+        side: str = "",
+        normals: Array | None = None,
+    ) -> Array:
+        """Evaluate one partial derivative of the fields, on one side of the points if that is wanted: shape (N, Q)."""
         plan = plan_derivatives([coordinates], len(self.coordinates))
-        jet = self.paths(points, plan.directions, plan.order).jet(evaluator, theta, plan.order)
+        sides = (side,) * len(plan.directions)
+        jet = self.paths(points, plan.directions, plan.order, sides, normals).jet(evaluator, theta, plan.order)
         return plan.combine(jet)[0]
 
 
@@ -254,7 +264,8 @@ def load_ansatz(path: Any, description: Mapping[str, Any] | None, inputs: Any, t
     KanmgValueError, KanmgTypeError
         If they are not those that the file describes.
     """
-    stated = description or {"coordinates": (), "fields": (), "inputs": False, "transform": {}}
+    nothing: dict[str, Any] = {"coordinates": (), "fields": (), "inputs": False, "transform": {}, "step": _STEP}
+    stated = nothing if description is None else {"step": _STEP, **description}
     if stated["inputs"] != (inputs is not None):
         raise KanmgValueError(
             f"`{path}` holds a solution with `inputs`, a function that is not in the file. Write "
@@ -270,7 +281,7 @@ def load_ansatz(path: Any, description: Mapping[str, Any] | None, inputs: Any, t
         )
     if description is None and not transform:
         return None
-    ansatz = make_ansatz(stated["coordinates"], stated["fields"], inputs, transform)
+    ansatz = replace(make_ansatz(stated["coordinates"], stated["fields"], inputs, transform), step=stated["step"])
     if ansatz.describe() != stated:
         raise KanmgValueError(
             f"`{path}` holds a solution with `transform` {stated['transform']}, but {ansatz.describe()['transform']} "

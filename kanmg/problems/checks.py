@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
@@ -9,7 +10,7 @@ from kanmg.network import Spline
 from kanmg.problems.terms import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from kanmg.network import Network
 
@@ -28,9 +29,10 @@ def check_inputs(num_inputs: int, network: Network) -> None:
 
 def checked_names(what: str, names: Any) -> tuple[str, ...]:
     """Return names as a tuple of distinct strings."""
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+    checked = tuple(names) if isinstance(names, Iterable) else ()
+    is_list = isinstance(names, Iterable) and not isinstance(names, str)
+    if not is_list or not all(isinstance(name, str) and name for name in checked):
         raise KanmgTypeError(f'`{what}={names!r}`. Pass a tuple of names, such as `{what}=("x", "t")`.')
-    checked = tuple(names)
     if not checked or len(set(checked)) < len(checked):
         raise KanmgValueError(f"`{what}={checked!r}`. Pass at least one name, and each once.")
     return checked
@@ -38,9 +40,13 @@ def checked_names(what: str, names: Any) -> tuple[str, ...]:
 
 def checked_terms(terms: Iterable[Term], coordinates: Sequence[str]) -> tuple[Term, ...]:
     """Return terms that fit each other and the coordinates."""
-    if isinstance(terms, Term) or not all(isinstance(term, Term) for term in terms):
-        raise KanmgTypeError("`terms` holds something that is no term. Pass a list of `kanmg.Term`s.")
-    checked = tuple(terms)
+    checked: tuple[Any, ...] = tuple(terms) if isinstance(terms, Iterable) else (terms,)
+    strangers = [term for term in checked if not isinstance(term, Term)]
+    if strangers or isinstance(terms, Term) or not isinstance(terms, Iterable):
+        what = f"holds {strangers[0]!r}, which is no term" if strangers else "is a term, not a list of terms"
+        raise KanmgTypeError(
+            f'`terms` {what}. Pass a list of `kanmg.Term`s: `terms=[kanmg.Term("equation", residual, points)]`.'
+        )
     names = [term.name for term in checked]
     if not checked or len(set(names)) < len(names):
         raise KanmgValueError(f"`terms` has the names {names}. Pass at least one term, and give each its own name.")

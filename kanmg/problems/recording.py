@@ -82,7 +82,13 @@ def record(term: Term, setting: Setting) -> Recording:
     """
     _check_signature(term, setting.fields)
     few = term.points[np.unique(np.linspace(0, len(term) - 1, _FEW_POINTS).astype(int))]
+    untouched = few.copy()
     call = _call(term, few, setting)
+    if not np.array_equal(few, untouched):
+        raise KanmgValueError(
+            "the residual changes the points that it is called with, which are the term's own. Compute new tensors: `x "
+            "= x + 1` instead of `x += 1`, or `x = x.clone()` first."
+        )
     _check_output(call, few, setting.fields)
     _check_pointwise(term, call, few, setting)
     _check_finite(term, term.points, "points", setting)
@@ -152,10 +158,23 @@ def _call(
     except Exception as error:
         error.add_note(
             f"The residual of term {term.name!r} was called with `x` of shape {points.shape}, some of its points. It "
-            "must be a pointwise expression in torch that takes any number of them."
+            "must be a pointwise expression in torch that takes any number of them; derivatives are "
+            f'`{setting.fields[0]}.d("{setting.coordinates[0]}")`, not torch.autograd.grad.'
         )
+        # What Python and torch say of an operand, argument or attribute does not tell what to write instead.
+        if isinstance(error, TypeError | AttributeError) and Field.__name__ in str(error):
+            raise KanmgTypeError(_misused(str(error), setting)) from error
         raise
     return _Call(output, recorders, scalars)
+
+
+def _misused(message: str, setting: Setting) -> str:
+    """Say how to write what a residual does with a field itself."""
+    name, coordinate = setting.fields[0], setting.coordinates[0]
+    return (
+        f"the residual uses a field itself, which is no tensor ({message}). Write `{name}.value` for its values and "
+        f'`{name}.d("{coordinate}")` for derivatives; it has nothing else.'
+    )
 
 
 def _check_signature(term: Term, fields: Sequence[str]) -> None:
@@ -179,6 +198,8 @@ def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
     output: Any = call.output
     if not isinstance(output, torch.Tensor):
         several = " Write `torch.stack([...], dim=1)` for several." if isinstance(output, tuple | list) else ""
+        if isinstance(output, Field):
+            several = f" Write `{output.name}.value`."
         raise KanmgTypeError(f"the residual returned a {type(output).__name__}. It must return a tensor.{several}")
     num_points = len(points)
     if output.ndim not in (1, 2) or len(output) != num_points or 0 in output.shape:

@@ -14,7 +14,7 @@ import torch
 from kanmg.arrays import Array, as_array, as_columns, check_finite
 from kanmg.errors import DtypeError, KanmgError, KanmgTypeError, KanmgValueError, ShapeError
 
-__all__ = ["Term", "naming"]
+__all__ = ["Term", "checked_normals", "naming"]
 
 Residual = Callable[..., torch.Tensor]
 
@@ -94,7 +94,7 @@ class Term:
             if self.point_weights is not None:
                 object.__setattr__(self, "point_weights", _checked_point_weights(self.point_weights, points))
             if self.normals is not None:
-                object.__setattr__(self, "normals", _checked_normals(self.normals, points))
+                object.__setattr__(self, "normals", checked_normals(self.normals, points))
             if self.candidates is not None:
                 self._check_alone("point_weights", self.point_weights)
                 self._check_alone("normals", self.normals)
@@ -126,8 +126,20 @@ def naming(term: str) -> Iterator[None]:
         raise type(error)(f"term {term!r}: {error}") from error.__cause__
 
 
-def _checked_normals(normals: Any, points: Array) -> Array:
-    """Return unit vectors in float64."""
+def checked_normals(normals: Any, points: Array) -> Array:
+    """Return normals as unit vectors.
+
+    Parameters
+    ----------
+    normals : ndarray or Tensor, shape (N, d)
+        Of any length.
+    points : ndarray, shape (N, d)
+
+    Raises
+    ------
+    KanmgError
+        If there is not one for each point, or one is zero or not finite.
+    """
     array = as_columns(normals, "normals")
     if array.shape != points.shape:
         raise ShapeError(

@@ -55,7 +55,7 @@ def run_script(text):
         check=False,
         env=environment,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -278,6 +278,108 @@ def test_an_elliptic_problem_with_a_jump_in_its_coefficient():
     exact = np.where(x < 0, 0.75 * (x + 1), 0.75 + 0.25 * x)
     np.testing.assert_allclose(solution(x), exact, atol=1e-8)
     np.testing.assert_allclose(solution.derivative(np.array([[-1e-3], [1e-3]]), "x").ravel(), [0.75, 0.25], atol=1e-7)
+    interface = np.zeros((1, 1))
+    for side, slope in (("-", 0.75), ("+", 0.25)):
+        assert solution.derivative(interface, "x", side=side).item() == pytest.approx(slope, abs=1e-8)
+        assert solution.derivative(interface, "x", side=side, normals=-interface - 2.0).item() == pytest.approx(
+            1.0 - slope, abs=1e-8
+        )
+    # Beside the interface both sides are one, and values have none.
+    np.testing.assert_allclose(solution.derivative(x, "x", side="+"), solution.derivative(x, "x"), rtol=0, atol=1e-7)
+    np.testing.assert_array_equal(solution.derivative(interface, side="+"), solution(interface))
+
+
+def across_a_circle(theta):
+    """A solution with a kink on the circle |x|^2 = 0.3, and points and normals on it."""
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 20)
+    normals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    term = kanmg.Term("value", lambda _x, u: u.value, points_of())
+    problem = kanmg.Collocation(coordinates=("x", "y"), fields=("u",), terms=[term], inputs=level_set)
+    hierarchy = hierarchy_of(3, num_outputs=1)
+    method = kanmg.NestedIteration(steps=0)
+    solution = kanmg.solve(problem, hierarchy, method=method, initial=theta)
+    return solution, np.sqrt(0.3) * normals, normals
+
+
+@pytest.fixture(scope="module")
+def kinked():
+    network = hierarchy_of(3, num_outputs=1)[0].network
+    theta = kanmg.initial_coefficients(network, points_of(50) @ np.ones((2, 3)) / 2, seed=2)
+    return across_a_circle(theta)
+
+
+@pytest.mark.parametrize("names", [("x",), ("y",), ("x", "y"), ("y", "y")])
+def test_derivatives_of_a_solution_on_both_sides_are_those_of_the_two_branches(kinked, names):
+    solution, points, normals = kinked
+    evaluator = hierarchy_of(3, num_outputs=1)[0].evaluator
+
+    def branch(sign):
+        x = torch.tensor(points, requires_grad=True)
+        inputs = torch.stack([x[:, 0], x[:, 1], sign * (x.square().sum(dim=1) - 0.3)], dim=1)
+        return Nested(evaluator.forward(torch.tensor(solution.coefficients), inputs)[:, 0], x)
+
+    found = {}
+    for side, sign in (("+", 1.0), ("-", -1.0)):
+        expected = branch(sign).d(*names).detach().numpy()[:, None]
+        found[side] = solution.derivative(points, *names, side=side, normals=5.0 * normals)
+        np.testing.assert_allclose(found[side], expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+    opposite = solution.derivative(points, *names, side="+", normals=-normals)
+    np.testing.assert_allclose(opposite, found["-"], rtol=0, atol=1e-11 * np.abs(found["-"]).max())
+    assert np.abs(found["+"] - found["-"]).max() > 1e-3
+    one = solution.derivative(points[3], *names, side="+", normals=normals[3])
+    np.testing.assert_allclose(one, found["+"][3], rtol=1e-12)
+    tensor = solution.derivative(torch.tensor(points), *names, side="+", normals=torch.tensor(normals))
+    np.testing.assert_allclose(tensor.numpy(), found["+"], rtol=1e-12)
+    assert solution.derivative(points[:0], *names, side="+", normals=normals[:0]).shape == (0, 1)
+
+
+def test_a_solution_that_was_read_takes_its_sides_at_the_same_distance(tmp_path):
+    """The distance is a part of the domain, which is a million wide here."""
+    x = 1e6 * np.linspace(-1, 1, 40).reshape(-1, 1)
+    term = kanmg.Term("value", lambda _x, u: u.value - 1.0, x)
+
+    def folded(x):
+        return torch.cat([x, x.abs()], dim=1)
+
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term], inputs=folded)
+    hierarchy = kanmg.uniform_hierarchy(
+        (2, 1), num_intervals=2, num_levels=1, domain=((-1e6, 1e6), (0, 1e6)), evaluator="reference"
+    )
+    solution = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(steps=1))
+    solution.save(tmp_path / "solution")
+    again = kanmg.load(tmp_path / "solution", inputs=folded, evaluator="reference")
+    assert again.ansatz.step == solution.ansatz.step == pytest.approx(0.2)
+    for side in "+-":
+        at_kink = [each.derivative(np.zeros((1, 1)), "x", side=side) for each in (solution, again)]
+        np.testing.assert_array_equal(*at_kink)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"side": "left"}, KanmgValueError, r"`derivative` got `side='left'`. Pass \"\+\" or \"-\", or leave it out"),
+        ({"side": "+"}, KanmgValueError, r"Pass `normals`, one vector for each point, shape \(20, 2\)"),
+        ({"normals": np.ones((20, 2))}, KanmgValueError, r"`normals` but no `side`. Pass `side=\"\+\"`"),
+        (
+            {"side": "+", "normals": np.ones((19, 2))},
+            ShapeError,
+            r"`normals` has shape \(19, 2\) but `points` \(20, 2\)",
+        ),
+        ({"side": "-", "normals": np.zeros((20, 2))}, KanmgValueError, "`normals` has 20 rows of zeros"),
+    ],
+)
+def test_sides_of_a_solution_that_nobody_knows_are_refused(kinked, options, error, message):
+    solution, points, _ = kinked
+    with pytest.raises(error, match=message):
+        solution.derivative(points, "x", **options)
+
+
+def test_a_solution_without_kinks_has_no_sides():
+    x = np.linspace(-1, 1, 20).reshape(-1, 1)
+    hierarchy = kanmg.uniform_hierarchy((1, 1), num_levels=1, evaluator="reference")
+    solution = kanmg.solve(kanmg.Regression(x, x), hierarchy, method=kanmg.NestedIteration(steps=1))
+    with pytest.raises(KanmgValueError, match=r"has no kinks. Leave out `side`, or state the problem with `inputs=`"):
+        solution.derivative(x, 0, side="+")
 
 
 def test_sides_without_a_kink_or_without_normals_are_refused():

@@ -56,6 +56,22 @@ OUTPUTS = {
     "unknown coordinate": (lambda _x, u: u.d("y"), KanmgValueError, r"by 'y', which is no coordinate.*'x', 't'"),
     "joined names": (lambda _x, u: u.d("xx"), KanmgValueError, r"by 'xx'.*one name per derivative"),
     "number": (lambda _x, u: u.d(0), KanmgTypeError, r"`u\.d` got 0\. Pass names"),
+    "list of names": (lambda _x, u: u.d(["x", "x"]), KanmgTypeError, r"got \['x', 'x'\]\. Pass names"),
+    "number of derivatives": (lambda _x, u: u.d("x", 2), KanmgTypeError, r"`u\.d` got 2\. Pass names"),
+    "field": (lambda _x, u: u, KanmgTypeError, r"returned a Field.*Write `u\.value`"),
+    "product with a field": (lambda _x, u: u * u.d("x"), KanmgTypeError, r"for \*: 'Field'.*Write `u\.value`"),
+    "a number times a field": (lambda _x, u: 2 * u, KanmgTypeError, r"uses a field itself.*`u\.d\(\"x\"\)`"),
+    "power of a field": (lambda _x, u: u**2, KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
+    "minus a field": (lambda _x, u: -u, KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
+    "sine of a field": (lambda _x, u: torch.sin(u), KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
+    "stacked field": (lambda _x, u: torch.stack([u, u]), KanmgTypeError, r"uses a field itself"),
+    "called field": (lambda x, u: u(x), KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
+    "column of a field": (lambda _x, u: u[0], KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
+    "attribute": (lambda _x, u: u.dx, KanmgTypeError, r"no attribute 'dx'\)\. Write .*`u\.d\(\"x\"\)`"),
+    "complex": (lambda _x, u: u.value * 1j, DtypeError, r"returned torch\.complex128"),
+    "some points": (lambda _x, u: u.value[:4], ShapeError, r"shape \(4,\) for 8 points"),
+    "NaN": (lambda _x, u: u.value * float("nan"), NonFiniteError, r"NaN or infinite at 50 points"),
+    "infinite": (lambda _x, u: u.value + float("inf"), NonFiniteError, r"NaN or infinite at 50 points"),
 }
 
 
@@ -65,6 +81,23 @@ def test_residuals_that_cannot_be_trained_with(name):
     with pytest.raises(error, match=message) as caught:
         make(residual)
     assert "term 'equation'" in str(caught.value) or any("term 'equation'" in n for n in caught.value.__notes__)
+
+
+def test_automatic_differentiation_by_the_points_is_told_what_to_write():
+    with pytest.raises(RuntimeError) as caught:
+        make(lambda x, u: torch.autograd.grad(u.value.sum(), x)[0][:, 0])
+    assert any('derivatives are `u.d("x")`, not torch.autograd.grad' in note for note in caught.value.__notes__)
+
+
+def test_a_residual_that_changes_the_points_is_refused_before_it_does_harm():
+    def shifted(x, u):
+        x[:, 0] += 1.0
+        return u.value
+
+    points = POINTS.copy()
+    with pytest.raises(KanmgValueError, match=r"term 'equation': .* changes the points .*`x = x \+ 1` instead"):
+        make(shifted, points)
+    np.testing.assert_array_equal(points, POINTS)
 
 
 def test_nan_at_some_points_names_the_first():
@@ -204,8 +237,13 @@ def test_terms_that_do_not_fit_each_other():
 
     expect(KanmgValueError, "Pass at least one term", [])
     expect(KanmgValueError, r"\['equation', 'equation'\].*its own name", [term, term])
-    expect(KanmgTypeError, "no term", [term, "boundary"])
-    expect(KanmgTypeError, "no term", term)
+    expect(KanmgTypeError, r"`terms` holds 'boundary', which is no term.*`terms=\[kanmg\.Term\(", [term, "boundary"])
+    expect(KanmgTypeError, "`terms` is a term, not a list of terms", term)
+    expect(KanmgTypeError, "`terms` holds None, which is no term", None)
+    expect(KanmgTypeError, "`terms` holds 'equation', which is no term", {"equation": term})
+    for nothing in (None, 2):
+        expect(KanmgTypeError, f"`coordinates={nothing}`. Pass a tuple of names", [term], coordinates=nothing)
+        expect(KanmgTypeError, f"`fields={nothing}`. Pass a tuple of names", [term], fields=nothing)
     expect(KanmgValueError, "`weight` of every term is 0", [Term("equation", value, POINTS, weight=0.0)])
     expect(ShapeError, r"term 'equation'.*\(50, 2\) but there are 1 coordinates", [term], coordinates=("x",))
     single = Term("single", value, POINTS.astype("float32"))
@@ -267,6 +305,48 @@ def test_an_order_that_the_evaluator_cannot_give_is_refused_before_anything_is_c
     make(lambda _x, u: u.d("x")).check_level(level)
     with pytest.raises(KanmgValueError, match=r"term 'equation': order 2 is not for me"):
         make(lambda _x, u: u.d("x", "x")).check_level(level)
+
+
+def test_names_and_terms_may_be_generators():
+    names, terms = (name for name in "xt"), (term for term in [Term("equation", value, POINTS)])
+    problem = Collocation(coordinates=names, fields=iter("u"), terms=terms)
+    assert (problem.coordinates, problem.fields, len(problem.terms)) == (("x", "t"), ("u",), 1)
+
+
+def test_a_derivative_of_a_solution_by_an_unknown_coordinate():
+    hierarchy = kanmg.uniform_hierarchy((2, 1), num_intervals=2, num_levels=1, evaluator="reference")
+    solution = kanmg.solve(make(), hierarchy, method=kanmg.NestedIteration(steps=1))
+    with pytest.raises(
+        KanmgValueError, match=r"coordinate 'y'. Pass numbers of inputs, 0 to 1 or one of the names 'x'"
+    ):
+        solution.derivative(POINTS, "y")
+
+
+def test_an_interrupt_in_the_middle_of_a_step_returns_the_best_so_far_and_leaves_it_in_the_checkpoint(tmp_path):
+    """A second Ctrl-C does not wait for the end of a step: it comes out of the residual."""
+    armed = []
+
+    def interrupted(x, u):
+        if armed:
+            raise KeyboardInterrupt
+        return u.value - torch.sin(torch.pi * x[:, 0])
+
+    def arm(record):
+        if record.step == 3:
+            armed.append(record)
+
+    problem = make(interrupted)
+    hierarchy = kanmg.uniform_hierarchy((2, 1), num_intervals=3, num_levels=1, evaluator="reference")
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=8)
+    arguments = {"method": method, "checkpoint": tmp_path / "run"}
+    solution = kanmg.solve(problem, hierarchy, callback=arm, **arguments)
+    assert solution.status is kanmg.Status.INTERRUPTED
+    armed.clear()
+    assert solution.loss == pytest.approx(problem.loss(hierarchy[0].evaluator, solution.coefficients), rel=1e-12)
+    assert solution.loss == min(record.loss for record in solution.history)
+    resumed = kanmg.solve(problem, hierarchy, **arguments)
+    undisturbed = kanmg.solve(problem, hierarchy, method=method)
+    assert resumed.coefficients.tobytes() == undisturbed.coefficients.tobytes()
 
 
 def test_solve_refuses_before_it_computes():

@@ -282,7 +282,7 @@ def test_padded_transfers_agree_with_the_plain_ones(problem):
 )
 def test_a_rate_is_recovered_from_data(smoother, steps, positive):
     problem = decay(kanmg.Parameter("rate", 1.0, positive=positive), weight=100.0)
-    hierarchy = hierarchy_of(degree=7, num_intervals=2)
+    hierarchy = hierarchy_of(degree=5, num_intervals=4, evaluator="cpu")
     solution = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(smoother, steps=steps))
     assert solution.parameters["rate"] == pytest.approx(RATE, abs=1e-6)
     np.testing.assert_allclose(solution(POINTS), np.exp(-RATE * POINTS), atol=1e-6)
@@ -307,7 +307,7 @@ SMOOTHERS = {"LM": kanmg.LevenbergMarquardt(), "LBFGS": kanmg.LBFGS(), "Adam": k
 @pytest.mark.parametrize("cycle", CYCLES)
 def test_every_cycle_moves_the_parameter_with_every_smoother(cycle, smoother):
     problem = decay(kanmg.Parameter("rate", 1.5, positive=True), weight=100.0)
-    hierarchy = hierarchy_of()
+    hierarchy = hierarchy_of(evaluator="cpu")
     # Coefficients that fit the data: what is wrong at the beginning is the parameter.
     initial = np.exp(-RATE * hierarchy[0].network.layers[0].knots[0].greville)
     method = CYCLES[cycle](SMOOTHERS[smoother])
@@ -320,7 +320,7 @@ def test_every_cycle_moves_the_parameter_with_every_smoother(cycle, smoother):
 def test_starts_begin_with_the_initial_parameters():
     problem = decay(kanmg.Parameter("rate", 1.0), weight=100.0)
     method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20, starts=kanmg.Starts(3, steps=3))
-    solution = kanmg.solve(problem, hierarchy_of((1, 2, 1)), method=method)
+    solution = kanmg.solve(problem, hierarchy_of((1, 2, 1), evaluator="cpu"), method=method)
     assert len(solution.history.starts) == 3
     assert solution.parameters["rate"] == pytest.approx(RATE, abs=1e-2)
 
