@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-__all__ = ["one_thread"]
+__all__ = ["fitting_threads", "one_thread"]
+
+# Multiply-adds that take one thread about a millisecond.
+_WORTH_ANOTHER_THREAD = 20_000_000
 
 
 @contextmanager
@@ -30,3 +34,14 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def fitting_threads(multiply_adds: float) -> AbstractContextManager[None]:
+    """Let torch compute the body on one thread, unless it has so much to do that waiting for others is worth it.
+
+    Parameters
+    ----------
+    multiply_adds : float
+        What there is to do in the body.
+    """
+    return nullcontext() if multiply_adds >= _WORTH_ANOTHER_THREAD else one_thread()

@@ -11,6 +11,7 @@ import torch
 
 from kanmg.arrays import as_array, check_dtype, row_chunks
 from kanmg.errors import ShapeError
+from kanmg.threads import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,8 +209,9 @@ class Evaluator(ABC):
                 own = Jet(jet.value[rows], tuple(derivative[:, rows] for derivative in jet.derivatives))
                 # torch multiplies on as many threads as the user has set, unlike NumPy.
                 tall = torch.from_numpy(self.jet_jacobian(theta, x[rows], lines, own, curvatures=bends))
-                matrix.addmm_(tall.T, tall)
-                vector.addmv_(tall.T, torch.from_numpy(np.ascontiguousarray(column[rows])))
+                with fitting_threads(tall.numel() * size):
+                    matrix.addmm_(tall.T, tall)
+                    vector.addmv_(tall.T, torch.from_numpy(np.ascontiguousarray(column[rows])))
         return matrix.numpy(), vector.numpy()
 
     @property

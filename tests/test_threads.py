@@ -1,0 +1,51 @@
+"""Threads of torch: which computations take one, and that the setting is put back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import kanmg
+from kanmg.threads import fitting_threads, one_thread
+
+X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_is_set_and_put_back():
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError), one_thread():
+        divmod(1, 0)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("multiply_adds", "expected"), [(0, 1), (1e6, 1), (1e8, 2)])
+def test_only_large_products_take_all_threads(multiply_adds, expected):
+    with fitting_threads(multiply_adds):
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_small_normal_equations_have_the_same_bits_on_any_number_of_threads():
+    network = kanmg.Network([kanmg.Spline(2, 3, knots=kanmg.uniform_knots(4, degree=3))])
+    evaluator = kanmg.Hierarchy([network], evaluator="reference")[0].evaluator
+    theta = np.random.default_rng(1).standard_normal(network.num_coefficients)
+    on_two = evaluator.gauss_newton(theta, X, np.ones((len(X), 3)))
+    with one_thread():
+        on_one = evaluator.gauss_newton(theta, X, np.ones((len(X), 3)))
+    assert [array.tobytes() for array in on_two] == [array.tobytes() for array in on_one]
+    jacobian = evaluator.jacobian(theta, X).reshape(-1, network.num_coefficients)
+    assert on_two[0] == pytest.approx(jacobian.T @ jacobian, rel=1e-12, abs=1e-12)
