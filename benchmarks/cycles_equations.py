@@ -38,7 +38,7 @@ NUM_CYCLES = 4
 # Steps on the coarsest level for every step before or after a correction.
 COARSE_STEPS = 5
 FRACTION, SAMPLES_PER_COEFFICIENT = 0.25, 4
-NESTED, CYCLES = "nested", ("V", "FMG")
+FINEST, NESTED, CYCLES = "finest level alone", "nested", ("V", "FMG")
 
 LEVENBERG_MARQUARDT = "Levenberg-Marquardt"
 SMOOTHERS: dict[str, kanmg.Smoother[Any]] = {
@@ -152,9 +152,7 @@ def methods(smoother: kanmg.Smoother[Any], num_steps: int, fractions: tuple[floa
     fractions : tuple of float
         Part of the samples that each level sees where levels see fewer.
     """
-    result: dict[str, Any] = {
-        "finest level alone": kanmg.NestedIteration(smoother, steps=(*[0] * (len(fractions) - 1), UNLIMITED))
-    }
+    result: dict[str, Any] = {FINEST: kanmg.NestedIteration(smoother, steps=(*[0] * (len(fractions) - 1), UNLIMITED))}
     for samples, parts in (("", (1.0,) * len(fractions)), (", fewer samples", fractions)):
         below = [max(1, round(num_steps / (2 * len(parts) * part))) for part in parts[:-1]]
         cost = 2 * sum(parts[1:]) + COARSE_STEPS * parts[0]
@@ -339,7 +337,7 @@ def print_all(comparisons: Iterable[Comparison]) -> None:
 
 def print_winners(comparisons: Iterable[Comparison]) -> None:
     """Print the best nested iteration and the best cycle of each comparison, each with the samples that suit it."""
-    header = ("problem", "budget", "smoother", "best nested", "error", "best cycle", "error", "cycle / nested")
+    header = ("problem", "budget", "smoother", "best nested", "error", "best cycle", "error", "cycle / nested", FINEST)
     rows = []
     for found in comparisons:
         nested, cycle = found.best(NESTED), found.best(CYCLES)
@@ -356,6 +354,7 @@ def print_winners(comparisons: Iterable[Comparison]) -> None:
                 cycle,
                 f"{errors[1]:.1e}",
                 f"{errors[1] / errors[0]:.2g}",
+                f"{found.median(FINEST):.1e}" if FINEST in found.results else "",
             )
         )
     harness.print_table(header, rows)
