@@ -6,16 +6,19 @@ Import this module before anything numerical: it fixes the number of threads of 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
 # The libraries count their threads when they are loaded: none of them is imported above.
 NUM_THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "2"))
@@ -103,6 +106,50 @@ def _time(function: Callable[[], object], repetitions: int) -> float:
     for _ in range(repetitions):
         function()
     return (time.perf_counter() - start) / repetitions
+
+
+# -------------------------------------------------------------------------------------------------------- kept results
+
+
+class Kept:
+    """Results by name, each written to a file as soon as it is known: what was cut off goes on where it ended.
+
+    Delete the file when the package or a script has changed: nothing else makes its results void.
+
+    Parameters
+    ----------
+    path : str or None
+        A file of one JSON object per line; None keeps results for this run alone.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+        self._results: dict[str, Any] = {}
+        if self._path is not None and self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                # A run that was killed may have left half a line.
+                with suppress(json.JSONDecodeError):
+                    self._results.update(json.loads(line))
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return the result of this name, computed and written if it is not there yet: what JSON can hold."""
+        if name not in self._results:
+            self._results[name] = compute()
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    # The line break comes first, and ends what a killed run may have left.
+                    file.write("\n" + json.dumps({name: self._results[name]}))
+        return self._results[name]
+
+
+KEEP = ("--keep", {"metavar": "FILE", "help": "write results there one by one, and do not repeat those that are there"})
+ONLY = ("--only", {"action": "append", "default": [], "help": "rows whose names contain this"})
+SEEDS = ("--seeds", {"type": int, "default": 0, "help": "number of seeds"})
+
+
+def is_chosen(name: str, parts: Sequence[str]) -> bool:
+    """Whether a name contains one of the parts, or there are none."""
+    return not parts or any(part in name for part in parts)
 
 
 # -------------------------------------------------------------------------------------------------------------- reports
