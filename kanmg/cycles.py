@@ -107,6 +107,8 @@ class NestedIteration(Cycle):
         On so many of the coarsest levels, the finest one excepted, hidden values that have left their intervals are
         moved back (`kanmg.refit`), smoothing is repeated, and the better coefficients are kept. Lowers the floor that
         shallow networks of high degree reach by Levenberg-Marquardt.
+    coarse_smoother : Smoother, optional
+        What smooths on the coarsest level, starts included. Default: `smoother`.
 
     Notes
     -----
@@ -132,9 +134,10 @@ class NestedIteration(Cycle):
     idle: float = 0.0
     redraw: float = 0.0
     refit: int = 0
+    coarse_smoother: Smoother[Any] | None = None
 
     def __post_init__(self) -> None:
-        check_smoothers(self, "smoother")
+        check_smoothers(self, "smoother", "coarse_smoother")
         check_steps(self, "steps")
         check_fraction(self)
         check_starts(self)
@@ -143,9 +146,8 @@ class NestedIteration(Cycle):
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        plan = _Plan(
-            self.smoother, self.smoother, steps, (0,) * len(steps), _starts(self), gamma=0, climbs=1, **_extras(self)
-        )
+        coarse, none = self.coarse_smoother or self.smoother, (0,) * len(steps)
+        plan = _Plan(self.smoother, coarse, steps, none, _starts(self), gamma=0, climbs=1, **_extras(self))
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
 
