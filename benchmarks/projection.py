@@ -31,9 +31,8 @@ LEVENBERG_MARQUARDT: dict[str, dict[str, Any]] = {
     "projected on the coarsest": {"smoother": ACCELERATED, "coarse_smoother": PROJECTED},
     "projected on all levels": {"smoother": PROJECTED},
 }
-STARTS = kanmg.Starts(8, steps=100, keep=2, further_steps=300)
 QUASI_NEWTON: dict[str, dict[str, Any]] = {
-    name: {"smoother": smoother, "steps": 500, "starts": STARTS, "idle": 0.0, "coarse_fraction": 1.0}
+    name: {"smoother": smoother, "steps": 300, "idle": 0.0}
     for name, smoother in (
         ("L-BFGS", kanmg.LBFGS()),
         ("BFGS", kanmg.BFGS()),
