@@ -1,4 +1,4 @@
-"""Cycles: which level is smoothed when. One recursion writes the program of any of them.
+"""Cycles: which level is smoothed when. One recursion, `kanmg.recursion`, writes the program of any of them.
 
 A program is a flat list of instructions. It is written before anything is computed, and executed one instruction at a
 time by `kanmg.machine`: this is what makes a run resumable at any step.
@@ -20,27 +20,14 @@ from kanmg.cycle_options import (
     check_steps,
 )
 from kanmg.errors import KanmgValueError
-from kanmg.program import (
-    Ascend,
-    Choose,
-    Descend,
-    Draw,
-    Instruction,
-    Pose,
-    Program,
-    Prolong,
-    Redraw,
-    Refit,
-    Resume,
-    Smooth,
-    Variant,
-)
+from kanmg.program import Program, Variant
+from kanmg.recursion import Plan
 from kanmg.smoothers.base import Smoother, require_count
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.starts import Starts, as_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sized
+    from collections.abc import Sized
 
 __all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Steps", "VCycle"]
 
@@ -111,6 +98,8 @@ class NestedIteration(Cycle):
         Part of the samples of a regression that is held back, in [0, 1), if the regression has no `validation` of its
         own. The result is then what has the lowest loss there, on whichever level that was, and a level that ends twice
         as high as one before it is the last: noise is fitted by fine levels, not by coarse ones.
+    coarse_smoother : Smoother, optional
+        What smooths on the coarsest level, starts included. Default: `smoother`.
 
     Notes
     -----
@@ -137,9 +126,10 @@ class NestedIteration(Cycle):
     redraw: float = 0.0
     refit: int = 0
     hold_back: float = 0.0
+    coarse_smoother: Smoother[Any] | None = None
 
     def __post_init__(self) -> None:
-        check_smoothers(self, "smoother")
+        check_smoothers(self, "smoother", "coarse_smoother")
         check_steps(self, "steps")
         check_fraction(self)
         check_starts(self)
@@ -148,9 +138,8 @@ class NestedIteration(Cycle):
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        plan = _Plan(
-            self.smoother, self.smoother, steps, (0,) * len(steps), _starts(self), gamma=0, climbs=1, **_extras(self)
-        )
+        coarse, none = self.coarse_smoother or self.smoother, (0,) * len(steps)
+        plan = Plan(self.smoother, coarse, steps, none, _starts(self), gamma=0, climbs=1, **_extras(self))
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
 
@@ -305,100 +294,12 @@ class FullMultigrid(Cycle):
         return plan.program(start, self.cycles_per_level, _fractions(self, len(hierarchy)))
 
 
-# -------------------------------------------------------------------------------------------------------- the recursion
+# ------------------------------------------------------------------------------------------------------ plans of cycles
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the cycles differ in: steps per level, how often to descend, and how often to cycle on the way up."""
-
-    smoother: Smoother[Any]
-    coarse_smoother: Smoother[Any]
-    pre_steps: tuple[int, ...]
-    post_steps: tuple[int, ...]
-    starts: Starts
-    gamma: int
-    climbs: int
-    variant: Variant = "galerkin"
-    continuation: Continuation | None = None
-    idle: float = 0.0
-    redraw: float = 0.0
-    refit: int = 0
-    hold_back: float = 0.0
-
-    def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
-        """Climb from the level of the initial coefficients to the finest, and cycle there."""
-        finest, start = len(self.pre_steps) - 1, given or 0
-        if not 0 <= start <= finest:
-            raise KanmgValueError(
-                f"`start={start}` is no level of a hierarchy with {finest + 1} levels (0 to {finest})."
-            )
-        prologue = list(self.begin(is_alone=finest == 0)) if given is None else []
-        for level in range(start, finest):
-            prologue += self.climbs * list(self.visit(level))
-            if level < self.refit:
-                prologue += [Refit(level), *self.smooth(level, self.pre_steps[level]), Choose(level)]
-            prologue.append(Prolong(level))
-            # A level that is only passed through needs no points.
-            if self.climbs or level + 1 == finest:
-                prologue += self.draw_points(level + 1)
-        return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions, self.hold_back)
-
-    def begin(self, *, is_alone: bool) -> Iterator[Instruction]:
-        """Try several starts on the coarsest level, and follow the solution from an easier problem."""
-        path = self.continuation
-        if self.starts.number > 1:
-            yield from self.draw(ease=float(path is not None))
-        elif path is not None:
-            yield Pose(0, 1.0)
-        if path is not None:
-            for stage in range(1, path.stages):
-                yield from self.smooth(0, path.steps)
-                yield Pose(0, 1.0 - stage / (path.stages - 1))
-                yield from self.draw_points(0)
-            # A cycle that does not visit the coarsest level on the way up would take the solution of the easier problem
-            # to the finest level, where the problem itself would be met for the first time.
-            if not (self.climbs or is_alone):
-                yield from self.smooth(0, self.pre_steps[0])
-
-    def draw_points(self, level: int) -> Iterator[Redraw]:
-        """Draw points of a level anew, if that is wanted."""
-        if self.redraw > 0.0:
-            yield Redraw(level, self.redraw)
-
-    def draw(self, ease: float) -> Iterator[Instruction]:
-        """Smooth several starts, then the best of them further, and choose."""
-        starts = self.starts
-        keep = min(starts.keep, starts.number) if starts.further_steps > 0 else 1
-        for number in range(starts.number):
-            yield Draw(0, number, starts.fraction, ease)
-            yield from self.smooth(0, starts.steps)
-            yield Choose(0, keep)
-        for rank in range(keep if starts.further_steps > 0 else 0):
-            yield Resume(0, rank)
-            yield from self.smooth(0, starts.further_steps)
-            yield Choose(0)
-
-    def visit(self, level: int) -> Iterator[Instruction]:
-        """One cycle on a level: the only recursion there is."""
-        yield from self.smooth(level, self.pre_steps[level])
-        if level > 0 and self.gamma > 0:
-            yield Descend(level, self.variant)
-            # Below level 1 a second visit would only be more steps of the same smoother.
-            for _ in range(self.gamma if level > 1 else 1):
-                yield from self.visit(level - 1)
-            yield Ascend(level)
-        yield from self.smooth(level, self.post_steps[level])
-
-    def smooth(self, level: int, steps: int) -> Iterator[Smooth]:
-        """Smooth on a level, if there is anything to do."""
-        if steps > 0:
-            yield Smooth(level, steps, self.smoother if level > 0 else self.coarse_smoother, self.idle)
-
-
-def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> _Plan:
+def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> Plan:
     """Write the plan of a cycle that descends: its coarsest level is smoothed once a visit."""
-    return _Plan(
+    return Plan(
         cycle.smoother,
         cycle.coarse_smoother or cycle.smoother,
         (cycle.coarse_steps, *_per_level(cycle, "pre_steps", num_levels - 1, pre)),

@@ -32,12 +32,17 @@ class SmoothFunction(Protocol):
         Calls of `value`, `value_and_gradient` and the methods of sums of squares so far.
     work : float
         Multiply-adds of the evaluations so far.
+    linear_part : slice
+        Where the coefficients lie in which the network is linear: those of its last layer. Asked for by few smoothers.
     """
 
     batch: int | None
 
     @property
     def steps_per_epoch(self) -> int: ...
+
+    @property
+    def linear_part(self) -> slice: ...
 
     @property
     def evaluations(self) -> int: ...
@@ -77,6 +82,8 @@ class Objective:
         Calls of `value`, `value_and_gradient` and the methods of sums of squares so far.
     work : float
         Multiply-adds of the evaluations so far.
+    linear_part : slice
+        Where the coefficients lie in which the network is linear: those of its last layer.
 
     Raises
     ------
@@ -104,6 +111,7 @@ class Objective:
         self.level = level
         self.batch = batch
         self.steps_per_epoch = problem.steps_per_epoch
+        self.linear_part = slice(*level.network.offsets[-2:])
         self.evaluations = 0
         self.work = 0.0
         self._evaluator = level.evaluator
@@ -274,6 +282,11 @@ class _Derived:
         """Multiply-adds of the inner objective so far."""
         return self.objective.work
 
+    @property
+    def linear_part(self) -> slice:
+        """Where the coefficients lie in which the network is linear."""
+        return self.objective.linear_part
+
 
 class ShiftedObjective(_Derived):
     """A coarse objective whose gradient is corrected by a constant: f(z) - <tau, z - origin>.
@@ -334,6 +347,8 @@ class GalerkinObjective(_Derived):
         P and its transpose, such as `transfer.prolong` and `transfer.restrict`.
     restrict_matrix : callable, optional
         M -> P^T M P for symmetric M, such as `transfer.restrict_matrix`; by default `restrict` on every row and column.
+    linear_part : slice, optional
+        Where the coarse coefficients of the last layer lie; by default nowhere.
 
     Attributes
     ----------
@@ -349,6 +364,7 @@ class GalerkinObjective(_Derived):
         prolong: Callable[[Array], Array],
         restrict: Callable[[Array], Array],
         restrict_matrix: Callable[[Array], Array] | None = None,
+        linear_part: slice = slice(0),
     ) -> None:
         super().__init__(objective)
         self.theta = theta
@@ -356,6 +372,12 @@ class GalerkinObjective(_Derived):
         self.restrict = restrict
         self.restrict_matrix = restrict_matrix or self._restrict_by_rows
         self.last: tuple[Array, float, Array] | None = None
+        self._linear_part = linear_part
+
+    @property
+    def linear_part(self) -> slice:
+        """Where the coarse coefficients lie in which the network is linear."""
+        return self._linear_part
 
     def value(self, correction: Array) -> float:
         """Evaluate f(x + P e)."""

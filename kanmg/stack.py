@@ -183,7 +183,10 @@ class Stack:
             transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
             theta = self[level + 1].theta
-            inner = GalerkinObjective(fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix)
+            linear_part = slice(*self._hierarchy[level].network.offsets[-2:])
+            inner = GalerkinObjective(
+                fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix, linear_part
+            )
         if correction is None or correction.tau is None:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
@@ -297,6 +300,11 @@ class Remembering:
     def work(self) -> float:
         """Multiply-adds of the model so far."""
         return self._model.work
+
+    @property
+    def linear_part(self) -> slice:
+        """Where the model's coefficients lie in which the network is linear."""
+        return self._model.linear_part
 
     def value(self, theta: Array) -> float:
         """Return the model's value."""

@@ -118,6 +118,9 @@ def test_the_coarsest_level_may_have_a_smoother_of_its_own():
     written = program(kanmg.VCycle(smoother=ADAM, coarse_smoother=LBFGS), 2)
     smoothers = [(step.level, step.smoother) for step in written.cycle if isinstance(step, Smooth)]
     assert smoothers == [(1, ADAM), (0, LBFGS), (1, ADAM)]
+    written = program(kanmg.NestedIteration(smoother=ADAM, coarse_smoother=LBFGS, starts=2), 2)
+    steps = [step for step in written.prologue + written.cycle if isinstance(step, Smooth)]
+    assert {(step.level, step.smoother) for step in steps} == {(0, LBFGS), (1, ADAM)}
 
 
 def test_fractions_shrink_level_by_level():

@@ -1,10 +1,10 @@
-"""BFGS with a dense matrix, scaled by itself."""
+"""BFGS and Broyden's family with a dense matrix, scaled by itself."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from kanmg.objective import SmoothFunction
     from kanmg.problems.base import Problem
 
-__all__ = ["BFGS", "BFGSState"]
+__all__ = ["BFGS", "BFGSState", "Update"]
+
+Update = Literal["bfgs", "broyden"]
+
+# By Cauchy's inequality y^T H y s^T B s / (y^T s)^2 is at least 1; rounding can make it less.
+LEAST_EXCESS = 2.0**-52
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,13 @@ class BFGSState:
     idle: int
 
 
+class _Member(NamedTuple):
+    """A member of Broyden's family, phi, and what its matrix is divided by before the update, tau."""
+
+    phi: float
+    tau: float
+
+
 @dataclass(frozen=True)
 class BFGS(Smoother[BFGSState]):
     """The method of Broyden, Fletcher, Goldfarb and Shanno, with a line search for the strong Wolfe conditions.
@@ -61,20 +73,33 @@ class BFGS(Smoother[BFGSState]):
         Losses and gradients that one line search may use.
     max_coefficients : int, default 6000
         Levels with more are refused: the matrix would be too large.
+    update : {"bfgs", "broyden"}, default "bfgs"
+        "broyden": the member of Broyden's family, and its scaling, that Al-Baali's formulas choose at every step [3]_.
 
     Notes
     -----
-    With the step s, the change y of the gradient, H the inverse Hessian approximation and B its inverse,
+    With the step s, the change y of the gradient, H the inverse Hessian approximation, B its inverse, and w = H y,
 
-        H <- (H - s u^T - u s^T) / tau,    u = H y / (y^T s) - (y^T H y / (y^T s) + tau) s / (2 y^T s).
+        H <- (H - s u^T - u s^T - (1 - phi) w w^T / (y^T w)) / tau,
+        u = phi w / (y^T s) - (phi y^T w / (y^T s) + tau) s / (2 y^T s).
 
-    Since s = -alpha H g, B s = -alpha g costs nothing. The first H is y^T s / y^T y times the identity. Mini-batches
-    are refused.
+    phi = 1 is BFGS, phi = 0 the method of Davidon, Fletcher and Powell. "broyden" takes, with n coefficients,
+    h = y^T H y / (y^T s), b = s^T B s / (y^T s), a = b h - 1, c = (a / (1 + a))^(1/2),
+
+        r = min(1, h (1 - c)),    theta = max((r - 1) / a, min(1 / r, (1 - b) / b)),    sigma = 1 + a theta,
+        phi = (1 - theta) / sigma,
+        tau = min(1, 1 / b) min(sigma^(1 / (1 - n)), 1 / theta)          if theta > 0,
+              min(min(1, 1 / b) sigma^(1 / (1 - n)), sigma)              else,
+
+    formulas 13 to 23 of [3]_; tau = 1 without `self_scaling`. Since s = -alpha H g, B s = -alpha g costs nothing. The
+    first H is y^T s / y^T y times the identity, and its first update that of BFGS. Mini-batches are refused.
 
     References
     ----------
     .. [1] M. Al-Baali, Comput. Optim. Appl. 9 (1998) 191-203. doi:10.1023/A:1018315205474
     .. [2] J. Nocedal, S. J. Wright, *Numerical Optimization*, 2006, section 6.1. doi:10.1007/978-0-387-40065-5
+    .. [3] J. F. Urban, P. Stefanou, J. A. Pons, Unveiling the optimization process of physics informed neural networks,
+       J. Comput. Phys. 523 (2025) 113656. doi:10.1016/j.jcp.2024.113656
 
     Examples
     --------
@@ -91,12 +116,15 @@ class BFGS(Smoother[BFGSState]):
     self_scaling: bool = True
     max_evaluations: int = 20
     max_coefficients: int = 6000
+    update: Update = "bfgs"
 
     def __post_init__(self) -> None:
         require_count("BFGS", 1, max_evaluations=self.max_evaluations, max_coefficients=self.max_coefficients)
         self_scaling: Any = self.self_scaling
         if not isinstance(self_scaling, bool):
             raise KanmgTypeError(f"`BFGS` got `self_scaling={self_scaling!r}`. Pass True or False.")
+        if self.update not in get_args(Update):
+            raise KanmgValueError(f"`BFGS` got `update={self.update!r}`. Pass 'bfgs' or 'broyden'.")
 
     def check(self, problem: Problem, level: Level) -> None:
         """Refuse mini-batches, and matrices that are too large."""
@@ -140,16 +168,36 @@ class BFGS(Smoother[BFGSState]):
         curvature, steepness = float(step.dot(change)), float(change.dot(change))
         if not curvature > MIN_COSINE * math.sqrt(float(step.dot(step)) * steepness):
             return state.inverse
-        inverse, tau = state.inverse, 1.0
+        inverse, member = state.inverse, _Member(1.0, 1.0)
         if inverse is None:
             inverse = zeros((len(step), len(step)), step)
             inverse.reshape(-1)[:: len(step) + 1] = curvature / steepness
-        elif self.self_scaling:
-            tau = min(1.0, curvature / (-point.step * float(step.dot(state.gradient))))
         moved = product(inverse, change)
-        other = moved / curvature - (0.5 / curvature) * (float(change.dot(moved)) / curvature + tau) * step
+        length = float(change.dot(moved))
+        if state.inverse is not None:
+            member = self._member(
+                length / curvature, -point.step * float(step.dot(state.gradient)), curvature, len(step)
+            )
+        phi, tau = member
+        other = phi * moved / curvature - (0.5 / curvature) * (phi * length / curvature + tau) * step
         outer = step[:, None] * other[None, :]
+        if phi != 1.0:
+            inverse = inverse - ((1.0 - phi) / length) * (moved[:, None] * moved[None, :])
         return (inverse - (outer + outer.T)) / tau
+
+    def _member(self, h: float, steepness: float, curvature: float, size: int) -> _Member:
+        """Choose phi and tau from y^T H y / y^T s, s^T B s and y^T s; the letters are those of the notes."""
+        shorter = min(1.0, curvature / steepness)
+        if self.update == "bfgs":
+            return _Member(1.0, shorter if self.self_scaling else 1.0)
+        b = steepness / curvature
+        a = max(b * h - 1.0, LEAST_EXCESS)
+        r = min(1.0, h * (1.0 - math.sqrt(a / (1.0 + a))))
+        theta = max((r - 1.0) / a, min(1.0 / r, (1.0 - b) / b))
+        sigma = 1.0 + a * theta
+        root = sigma ** (-1.0 / max(size - 1, 1))
+        tau = shorter * min(root, 1.0 / theta) if theta > 0.0 else min(shorter * root, sigma)
+        return _Member((1.0 - theta) / sigma, tau if self.self_scaling else 1.0)
 
     def _check(self, steps_per_epoch: int, num_coefficients: int) -> None:
         """Refuse mini-batches, and matrices that are too large."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,8 @@ import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, norm, require_count, require_positive
-from kanmg.threads import one_thread
+from kanmg.smoothers.damped_equations import DampedEquations, as_array_like, as_tensor
+from kanmg.smoothers.projection import project
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -27,14 +27,8 @@ GOOD_RATIO, AFTER_GOOD = 0.5, 0.2
 POOR_RATIO, AFTER_POOR = 0.2, 2.0
 AFTER_REJECTION = 4.0
 
-# Diagonal entries below this part of the largest one belong to coefficients that no sample sees.
-SMALLEST_ENTRY = 1e-14
-
 # Second derivatives along a step come from residuals at this part of it, ahead and back.
 DIFFERENCE = 0.1
-
-# Below, one thread factorises as fast as several.
-MANY_COEFFICIENTS = 400
 
 # A longer acceleration, relative to the step, says that the parabola is no better than the line.
 LONGEST_ACCELERATION = 0.375
@@ -80,6 +74,11 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         Trials, each with more damping than the one before, that may fail before the step reports `stalled`.
     max_coefficients : int, default 6000
         Levels with more are refused: the matrix would take 8 n^2 bytes, and so would its factors.
+    projection : bool, default False
+        Whether every trial is followed by solving for the last layer's coefficients, in which the network is linear,
+        at the cost of one more matrix and gradient each. Fewer steps where the residuals are linear in the network's
+        values; the coefficients may become large, and their solution hard to refine. For other residuals it is one
+        Gauss-Newton step of the last layer, kept if the loss falls.
 
     Raises
     ------
@@ -107,6 +106,10 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     Geodesic acceleration [3]_ adds the a that solves (M + mu D) a = -J^T R'', R'' the second derivative of the
     residuals along v by central differences, unless a is longer than 3/8 of v, measured by D.
 
+    Variable projection [4]_ is done in the simple form: a trial of all coefficients, its last layer then replaced by
+    the least-squares solution, and accepted by the loss after that. A solution more than 100 times as long as the
+    coefficients before it is refused, a ridge of 1e-8 keeps it from growing where the residuals hardly see it.
+
     With N residuals and n coefficients a step takes at most N n^2 / 2 multiply-adds for J^T J, n^3 / 6 for each trial
     besides its loss and gradient, and the memory of four matrices. Where the cells are many the compiled evaluator
     multiplies only the entries of J that are not zero: N E^2 (k + 1)^2 / 2 for E edges of degree k, however many cells.
@@ -117,6 +120,7 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     .. [2] J. J. More, Lecture Notes in Math. 630 (1978) 105-116. doi:10.1007/BFb0067700
     .. [3] M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
        minimization, 2012. arXiv:1201.5885
+    .. [4] G. H. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432. doi:10.1137/0710036
 
     Examples
     --------
@@ -135,14 +139,16 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     acceleration: bool = True
     max_rejections: int = 15
     max_coefficients: int = 6000
+    projection: bool = False
 
     def __post_init__(self) -> None:
         require_positive("LevenbergMarquardt", damping=self.damping)
         require_count("LevenbergMarquardt", 0, max_rejections=self.max_rejections)
         require_count("LevenbergMarquardt", 1, max_coefficients=self.max_coefficients)
-        acceleration: Any = self.acceleration
-        if not isinstance(acceleration, bool):
-            raise KanmgTypeError(f"`LevenbergMarquardt` got `acceleration={acceleration!r}`. Pass True or False.")
+        switches: dict[str, Any] = {"acceleration": self.acceleration, "projection": self.projection}
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise KanmgTypeError(f"`LevenbergMarquardt` got `{name}={value!r}`. Pass True or False.")
 
     def check(self, problem: Problem, level: Level) -> None:
         """Refuse mini-batches, losses that are no sums of squares, and matrices that are too large."""
@@ -159,7 +165,7 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     ) -> tuple[Array, LevenbergMarquardtState, StepRecord]:
         """Try steps with more and more damping until one lowers the loss."""
         if math.isfinite(state.loss) and 0.0 < norm(state.gradient) < math.inf:
-            equations = _Equations(objective.normal_equations(theta)[2], state.gradient, state.scale)
+            equations = DampedEquations(objective.normal_equations(theta)[2], state.gradient, state.scale)
             damping, growth = state.damping, AFTER_REJECTION
             for _ in range(self.max_rejections + 1):
                 line = equations.solve(equations.downhill, damping)
@@ -181,7 +187,7 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         objective: SmoothFunction,
         theta: Array,
         state: LevenbergMarquardtState,
-        equations: _Equations,
+        equations: DampedEquations,
         line: torch.Tensor,
         damping: float,
     ) -> _Trial | None:
@@ -189,11 +195,17 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         if self.acceleration:
             bend = _acceleration(objective, theta, equations, line, damping)
             if bend is not None and equations.length(bend) <= LONGEST_ACCELERATION * equations.length(line):
-                trial = _evaluate(objective, theta + _like(line + bend, theta))
+                trial = self._evaluate(objective, theta + as_array_like(line + bend, theta))
                 if trial.is_below(state.loss):
                     return trial
-        trial = _evaluate(objective, theta + _like(line, theta))
+        trial = self._evaluate(objective, theta + as_array_like(line, theta))
         return trial if trial.is_below(state.loss) else None
+
+    def _evaluate(self, objective: SmoothFunction, theta: Array) -> _Trial:
+        """Evaluate a trial, after the last layer has been solved for if that is wanted."""
+        if self.projection:
+            return _Trial(*project(objective, theta))
+        return _Trial(theta, *objective.value_and_gradient(theta))
 
     def _check(self, steps_per_epoch: int, num_coefficients: int) -> None:
         """Refuse mini-batches, and matrices that are too large."""
@@ -222,64 +234,14 @@ class _Trial(NamedTuple):
         return self.loss < loss and math.isfinite(self.loss) and math.isfinite(norm(self.gradient))
 
 
-class _Equations:
-    """Damped normal equations at one point, in float64, for any number of dampings and right-hand sides.
-
-    Parameters
-    ----------
-    matrix : ndarray, shape (n, n)
-        2 J^T J.
-    gradient : ndarray, shape (n,)
-    scale : ndarray, shape (n,), or None
-        D of the step before.
-    """
-
-    def __init__(self, matrix: Array, gradient: Array, scale: Array | None) -> None:
-        self._matrix = _tensor(matrix)
-        self.downhill = -_tensor(gradient)
-        diagonal = self._matrix.diagonal()
-        if scale is not None:
-            diagonal = torch.maximum(diagonal, _tensor(scale))
-        self.scale = diagonal.clamp(min=SMALLEST_ENTRY * float(diagonal.max()))
-        self._factored = math.nan
-        self._factor: torch.Tensor | None = None
-
-    def solve(self, right: torch.Tensor, damping: float) -> torch.Tensor | None:
-        """Solve (M + damping D) v = right; None if the matrix is not positive definite."""
-        if damping != self._factored:
-            damped = self._matrix.clone()
-            damped.diagonal().add_(self.scale, alpha=damping)
-            # torch takes as many threads as the user has set, unlike SciPy.
-            with one_thread() if len(damped) < MANY_COEFFICIENTS else nullcontext():
-                factor, info = torch.linalg.cholesky_ex(damped)
-            self._factored, self._factor = damping, None if int(info) else factor
-        if self._factor is None:
-            return None
-        with one_thread():
-            solution = torch.cholesky_solve(right[:, None], self._factor)[:, 0]
-        return solution if bool(torch.isfinite(solution).all()) else None
-
-    def predicted_decrease(self, line: torch.Tensor, damping: float) -> float:
-        """Decrease of the linear model's loss at v, from (M + damping D) v = -g: positive."""
-        return 0.5 * float(self.downhill @ line) + 0.5 * damping * float((self.scale * line) @ line)
-
-    def length(self, vector: torch.Tensor) -> float:
-        """Length of a vector, measured by D."""
-        return math.sqrt(float((self.scale * vector) @ vector))
-
-
-def _evaluate(objective: SmoothFunction, theta: Array) -> _Trial:
-    return _Trial(theta, *objective.value_and_gradient(theta))
-
-
 def _acceleration(
-    objective: SmoothFunction, theta: Array, equations: _Equations, line: torch.Tensor, damping: float
+    objective: SmoothFunction, theta: Array, equations: DampedEquations, line: torch.Tensor, damping: float
 ) -> torch.Tensor | None:
     """Solve (M + mu D) a = -J^T R'': half the acceleration along a step, since M is twice J^T J."""
-    offset = _like(DIFFERENCE * line, theta)
+    offset = as_array_like(DIFFERENCE * line, theta)
     ahead, back = objective.residuals(theta + offset), objective.residuals(theta - offset)
     second = (ahead + back - 2.0 * objective.residuals(theta)) / DIFFERENCE**2
-    return equations.solve(-_tensor(objective.pull_back(theta, second)), damping)
+    return equations.solve(-as_tensor(objective.pull_back(theta, second)), damping)
 
 
 def _factor(decrease: float, predicted: float) -> float:
@@ -293,20 +255,3 @@ def _rounding(theta: Array) -> float:
     """Return the relative rounding error of an array's dtype."""
     other: Any = theta
     return float(torch.finfo(other.dtype).eps if isinstance(other, torch.Tensor) else np.finfo(other.dtype).eps)
-
-
-def _tensor(array: Array) -> torch.Tensor:
-    """Make a float64 tensor, in shared memory if possible."""
-    other: Any = array
-    if isinstance(other, torch.Tensor):
-        return other.double()
-    return torch.from_numpy(np.require(array, np.float64, ("C", "W")))
-
-
-def _like(vector: torch.Tensor, theta: Array) -> Array:
-    """Make an array of the kind, dtype and device of another one."""
-    other: Any = theta
-    if isinstance(other, torch.Tensor):
-        result: Array = vector.to(other)  # type: ignore[assignment]
-        return result
-    return vector.numpy().astype(other.dtype, copy=False)

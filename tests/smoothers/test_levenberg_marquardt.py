@@ -353,6 +353,11 @@ def test_large_matrices_are_refused():
             "`LevenbergMarquardt` got `acceleration=1`. Pass True or False.",
         ),
         (
+            {"projection": "yes"},
+            KanmgTypeError,
+            "`LevenbergMarquardt` got `projection='yes'`. Pass True or False.",
+        ),
+        (
             {"max_rejections": -1},
             KanmgValueError,
             "`LevenbergMarquardt` got `max_rejections=-1`. It must be at least 0.",
@@ -396,6 +401,9 @@ HIERARCHY = make_hierarchy()
         kanmg.FullMultigrid(PLAIN, steps=2, coarse_steps=4, coarse_fraction=0.5, starts=2),
         kanmg.FullMultigrid(ACCELERATED, steps=2, coarse_steps=4, variant="tau"),
         kanmg.FullMultigrid(kanmg.Adam(), steps=9, coarse_steps=4, coarse_smoother=ACCELERATED),
+        kanmg.NestedIteration(PLAIN, steps=6, coarse_smoother=LevenbergMarquardt(projection=True)),
+        kanmg.FullMultigrid(LevenbergMarquardt(projection=True), steps=2, coarse_steps=4),
+        kanmg.FullMultigrid(LevenbergMarquardt(projection=True), steps=2, coarse_steps=4, variant="tau"),
     ],
     ids=repr,
 )
