@@ -20,7 +20,6 @@ from kanmg.cycle_options import (
     check_steps,
 )
 from kanmg.errors import KanmgValueError
-from kanmg.program import Program, Variant
 from kanmg.recursion import Plan
 from kanmg.smoothers.base import Smoother, require_count
 from kanmg.smoothers.lbfgs import LBFGS
@@ -28,6 +27,8 @@ from kanmg.starts import Starts, as_starts
 
 if TYPE_CHECKING:
     from collections.abc import Sized
+
+    from kanmg.program import Program, Variant
 
 __all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Steps", "VCycle"]
 
