@@ -134,6 +134,19 @@ class BoundTerm:
             points[positions] = self.term.candidates[rows]
         return BoundTerm(dataclasses.replace(self.term, points=points), self._setting, self._recording)
 
+    def weighted(self, factor: float, weights: Array | None) -> BoundTerm:
+        """Return the term with its weight times a factor, and the weights of its points times the squares of others.
+
+        It has no candidates: these have no weights.
+        """
+        own, points = self.term.point_weights, self.term.points
+        if weights is not None:
+            squares = np.square(weights).astype(points.dtype)
+            own = squares if own is None else squares * own
+        weight = self.term.weight * factor
+        term = dataclasses.replace(self.term, weight=weight, point_weights=own, candidates=None)
+        return BoundTerm(term, self._setting, self._recording)
+
     def check_evaluator(self, evaluator: Evaluator) -> None:
         """Let the evaluator refuse the order of the derivatives; evaluates nothing."""
         theta = np.zeros(evaluator.network.num_coefficients, evaluator.dtype)
@@ -161,6 +174,28 @@ class BoundTerm:
         with torch.no_grad():
             parts = [self._sweep(evaluator, theta, rows).residuals.numpy().ravel() for rows in self._chunks()]
         return np.concatenate(parts)
+
+    def magnitudes(self, evaluator: Evaluator, theta: Array) -> Array:
+        """Evaluate the residuals without weights: the root of the sum of the squares at each point, shape (N,).
+
+        Points of weight 0 have 0.
+        """
+        residuals = self.residuals(evaluator, theta).reshape(len(self.term), -1)
+        roots = self._roots[:, 0]
+        sizes = np.linalg.norm(residuals, axis=1)
+        return np.asarray(np.divide(sizes, roots, out=np.zeros_like(sizes), where=roots > 0.0))
+
+    def trace(self, evaluator: Evaluator, theta: Array) -> float:
+        """Evaluate the trace of J^T J, J the Jacobian of `residuals` by the network's coefficients."""
+        trace, size = 0.0, evaluator.network.num_coefficients
+        for rows in row_chunks(len(self.term), max(self._jet_size, size), _JET_ENTRIES):
+            sweep = self._sweep(evaluator, theta, rows)
+            paths = sweep.paths
+            for column in sweep.residuals.unbind(dim=1):
+                jet = self._cotangents(sweep, column.sum(), None)[0]
+                part = evaluator.jet_jacobian(theta[:size], paths.inputs, paths.directions, jet, **paths.options)
+                trace += float(np.square(part, dtype=np.float64).sum())
+        return trace
 
     def add_pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array, gradient: Array) -> None:
         """Add J^T cotangents, J the Jacobian of `residuals`, to `gradient`."""

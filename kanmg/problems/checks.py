@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.network import Spline
 from kanmg.problems.terms import Term
@@ -12,9 +14,10 @@ from kanmg.problems.terms import Term
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kanmg.evaluators.base import Array
     from kanmg.network import Network
 
-__all__ = ["check_degree", "check_inputs", "check_outputs", "checked_names", "checked_terms"]
+__all__ = ["check_degree", "check_inputs", "check_outputs", "checked_names", "checked_terms", "checked_weights"]
 
 
 def check_inputs(num_inputs: int, network: Network) -> None:
@@ -88,3 +91,32 @@ def check_degree(requests: Sequence[Sequence[int]], coordinates: Sequence[str], 
             f"{min(degrees)} have derivatives up to that order only. Build the hierarchy with `degree={len(highest)}` "
             f"or more; {len(highest) + 2} is a good choice."
         )
+
+
+def checked_weights(terms: Sequence[Term], factors: Any, points: Any) -> list[tuple[float, Array | None]]:
+    """Return a positive factor for every term, and numbers for its points or None.
+
+    Raises
+    ------
+    ShapeError, KanmgValueError
+        If there are not as many as terms or points, or some are negative or not finite.
+    """
+    array = np.asarray(factors, np.float64)
+    if array.shape != (len(terms),):
+        raise ShapeError(f"`factors` has shape {array.shape}. Pass one number for each of the {len(terms)} terms.")
+    if not (np.isfinite(array).all() and (array > 0.0).all()):
+        raise KanmgValueError(f"`factors={array.tolist()}`. All must be positive and finite.")
+    weights = [None] * len(terms) if points is None else list(points)
+    if len(weights) != len(terms):
+        raise ShapeError(f"`points` has {len(weights)} entries. Pass one, or None, for each of the {len(terms)} terms.")
+    for term, own in zip(terms, weights, strict=True):
+        if own is not None and np.shape(own) != (len(term),):
+            raise ShapeError(
+                f"`points` has shape {np.shape(own)} for term {term.name!r}, which has {len(term)} points. Pass one "
+                f"number for each, shape ({len(term)},)."
+            )
+        if own is not None and not (np.isfinite(own).all() and np.any(own)):
+            raise KanmgValueError(
+                f"`points` for term {term.name!r} are all 0, or not all finite. Pass finite numbers, such as ones."
+            )
+    return list(zip(array.tolist(), weights, strict=True))

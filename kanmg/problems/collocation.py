@@ -13,7 +13,14 @@ from kanmg.errors import KanmgValueError
 from kanmg.problems.ansatz import Transform, make_ansatz
 from kanmg.problems.batches import Stream, generator, permutation
 from kanmg.problems.bound_term import BoundTerm
-from kanmg.problems.checks import check_degree, check_inputs, check_outputs, checked_names, checked_terms
+from kanmg.problems.checks import (
+    check_degree,
+    check_inputs,
+    check_outputs,
+    checked_names,
+    checked_terms,
+    checked_weights,
+)
 from kanmg.problems.drawing import checked_share, draw_candidates, drawn_terms
 from kanmg.problems.fingerprint import fingerprint_of_terms
 from kanmg.problems.recording import record
@@ -270,6 +277,11 @@ class Collocation(TermSum):
         terms = drawn_terms(own, rows, self._seed)
         vars(other).update(_own=own, _drawn=rows, _bound=terms, _setting=setting or self._setting)
         return other
+
+    def with_weights(self, factors: Sequence[float], points: Sequence[Array | None] | None = None) -> Collocation:
+        """Return the same problem with other weights, and without candidates; see `checked_weights`."""
+        pairs = checked_weights(self.terms, factors, points)
+        return self._with_terms(tuple(bound.weighted(*pair) for bound, pair in zip(self._bound, pairs, strict=True)))
 
     # ------------------------------------------------------------------------------------------------ points drawn anew
 

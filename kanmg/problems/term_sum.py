@@ -68,6 +68,56 @@ class TermSum(Problem):
         """
         return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
 
+    def term_gradient_norms(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
+        """Evaluate the Euclidean norms of the gradients of the parts of the loss.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        dict of str to float
+            By the names of the terms.
+        """
+        norms = {}
+        for bound in self._bound:
+            gradient = np.zeros_like(theta)
+            bound.add_gradient(evaluator, theta, gradient)
+            norms[bound.term.name] = float(np.linalg.norm(gradient))
+        return norms
+
+    def term_traces(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
+        """Evaluate the traces of J^T J of the terms, weights included, J by the network's coefficients.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        dict of str to float
+            By the names of the terms.
+        """
+        return {bound.term.name: bound.trace(evaluator, theta) for bound in self._bound}
+
+    def magnitudes(self, evaluator: Evaluator, theta: Array) -> dict[str, Array]:
+        """Evaluate the residuals without weights: at each point the root of the sum of the squares.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        dict of str to ndarray, shape (N,)
+            By the names of the terms; 0 at points of weight 0.
+        """
+        return {bound.term.name: bound.magnitudes(evaluator, theta) for bound in self._bound}
+
     def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
         """Evaluate the loss with candidates in the place of the points of terms that have them; None if none has."""
         candidates = [bound.candidates for bound in self._bound]
