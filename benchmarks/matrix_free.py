@@ -40,8 +40,8 @@ class Case:
     start: np.ndarray
 
 
-def make_models() -> dict[str, gallery.ModelProblem]:
-    return {"KAN-2": gallery.kan2(num_interior=POINTS), "kink": gallery.kink(POINTS)}
+def make_models(points: int) -> dict[str, gallery.ModelProblem]:
+    return {"KAN-2": gallery.kan2(num_interior=points), "kink": gallery.kink(points)}
 
 
 def make_case(model: gallery.ModelProblem, cells: int) -> Case:
@@ -123,11 +123,12 @@ def main() -> int:
     arguments = harness.parse_arguments(
         __doc__,
         ("--seconds", {"type": float, "default": 30.0, "help": "of every method"}),
+        ("--points", {"type": int, "default": POINTS, "help": "of every problem"}),
         ("--cells", {"type": int, "action": "append", "default": [], "help": "of the finest level: 16 and 64"}),
         ("--part", {"choices": ["systems", "race"], "default": None, "help": "only one of the two parts"}),
     )
     table, results = [], []
-    for name, model in make_models().items():
+    for name, model in make_models(arguments.points).items():
         for cells in arguments.cells or ((16,) if arguments.quick else (16, 64)):
             case = make_case(model, cells)
             size = case.hierarchy[-1].network.num_coefficients

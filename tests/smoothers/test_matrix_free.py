@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import kanmg
 from kanmg.errors import KanmgTypeError, KanmgValueError
@@ -263,3 +264,28 @@ def test_problems_without_rows_are_refused_before_a_run(monkeypatch):
         LevenbergMarquardt(linear_solver="cg").check(problem, hierarchy[0])
     with pytest.raises(KanmgTypeError, match="without forming"):
         objective_of(problem)[0].linearised(np.zeros(objective_of(problem)[1].size))
+
+
+def test_an_equation_with_more_than_6000_coefficients_ends_below_lbfgs_with_as_much_work():
+    def equation(x, u):
+        return (u.d("x", "x") + u.d("y", "y")) / 20 + torch.sin(torch.pi * x).prod(dim=1)
+
+    line = np.linspace(-1.0, 1.0, 12)
+    ends = np.concatenate([np.stack(pair, axis=1) for side in (-1, 1) for pair in _edges(line, np.full(12, side))])
+    interior = np.random.default_rng(0).uniform(-1.0, 1.0, (300, 2))
+    terms = [kanmg.Term("equation", equation, interior), kanmg.Term("boundary", lambda _, u: u.value, ends)]
+    problem = kanmg.Collocation(coordinates=("x", "y"), fields=("u",), terms=terms)
+    objective, theta = objective_of(problem, widths=(2, 32, 1), num_intervals=64)
+    other, there = objective_of(problem, widths=(2, 32, 1), num_intervals=64)
+    assert len(theta) == 6432
+    smoother, lbfgs = LevenbergMarquardt(acceleration=False), kanmg.LBFGS()
+    state, own = smoother.init(objective, theta), lbfgs.init(other, there)
+    for _ in range(8):
+        theta, state, record = smoother.step(objective, theta, state)
+    while other.work < objective.work:
+        there, own, last = lbfgs.step(other, there, own)
+    assert record.loss < 0.75 * last.loss
+
+
+def _edges(line, side):
+    return [(line, side), (side, line)]
