@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
 
 
+# The matrix of a correction is restricted from the finer level's, of 8 n^2 bytes: at most 1.2 GB.
+MAX_FINE_COEFFICIENTS = 12_000
+
+
 class SmoothFunction(Protocol):
     """What smoothers ask of an objective.
 
@@ -402,6 +406,12 @@ class GalerkinObjective(_Derived):
 
     def normal_equations(self, correction: Array) -> tuple[float, Array, Array]:
         """Evaluate f(x + P e), its gradient P^T f' and the matrix P^T M P."""
+        if len(self.theta) > MAX_FINE_COEFFICIENTS:
+            raise KanmgValueError(
+                f"the correction of a level with {len(self.theta)} coefficients would take its dense matrix, of "
+                f"{8e-9 * len(self.theta) ** 2:.2g} GB. Use `kanmg.LBFGS()` on coarse levels, `variant='tau'`, or "
+                "`kanmg.NestedIteration`."
+            )
         loss, gradient, matrix = self.objective.normal_equations(self.theta + self.prolong(correction))
         return loss, self.restrict(gradient), self.restrict_matrix(matrix)
 

@@ -8,6 +8,7 @@ import torch
 
 import kanmg
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.objective import GalerkinObjective
 from kanmg.problems.base import Problem
 from kanmg.smoothers.coarse_spaces import coarsened, edge_groups, polynomial_space, prolongations
 from kanmg.smoothers.conjugate_gradients import conjugate_gradients
@@ -289,3 +290,16 @@ def test_an_equation_with_more_than_6000_coefficients_ends_below_lbfgs_with_as_m
 
 def _edges(line, side):
     return [(line, side), (side, line)]
+
+
+def test_corrections_of_large_levels_are_refused(monkeypatch):
+    hierarchy = kanmg.uniform_hierarchy((2, 3, 1), degree=3, num_intervals=4, num_levels=2)
+    objective = kanmg.Objective(regression(), hierarchy[1])
+    size, transfer = hierarchy[1].network.num_coefficients, hierarchy.transfers[0]
+    correction = GalerkinObjective(objective, np.zeros(size), transfer.prolong, transfer.restrict)
+    zero = np.zeros(hierarchy[0].network.num_coefficients)
+    with pytest.raises(KanmgValueError, match="cannot smooth the correction of a finer level"):
+        correction.linearised(zero)
+    monkeypatch.setattr("kanmg.objective.MAX_FINE_COEFFICIENTS", size - 1)
+    with pytest.raises(KanmgValueError, match=f"the correction of a level with {size} coefficients would take"):
+        correction.normal_equations(zero)
