@@ -86,8 +86,8 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     max_coefficients : int, default 6000
         What the matrix may have, because it takes 8 n^2 bytes, and so do its factors.
     linear_solver : {"auto", "cholesky", "cg"}, default "auto"
-        How the systems are solved: by factorising M; or by conjugate gradients from products with J, without M, for up
-        to some 100,000 coefficients. `"auto"`: Cholesky up to `max_coefficients`, conjugate gradients beyond.
+        How the systems are solved: by factorising M; or by conjugate gradients from products with J, without M; run
+        with up to 30,820 coefficients. `"auto"`: Cholesky up to `max_coefficients`, conjugate gradients beyond.
         `"cholesky"` refuses levels with more.
     preconditioner : {"jacobi", "edges", "schwarz", "vcycle"}, default "jacobi"
         Of conjugate gradients: see `kanmg.smoothers.preconditioners.Preconditioners`.
