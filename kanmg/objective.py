@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Level
     from kanmg.problems.base import Problem
+    from kanmg.problems.linearisation import Linearisation
 
 __all__ = ["GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
+
+
+# The matrix of a correction is restricted from the finer level's, of 8 n^2 bytes: at most 1.2 GB.
+MAX_FINE_COEFFICIENTS = 12_000
 
 
 class SmoothFunction(Protocol):
@@ -59,6 +64,8 @@ class SmoothFunction(Protocol):
     def pull_back(self, theta: Array, cotangents: Array) -> Array: ...
 
     def normal_equations(self, theta: Array) -> tuple[float, Array, Array]: ...
+
+    def linearised(self, theta: Array) -> Linearisation: ...
 
 
 class Objective:
@@ -217,6 +224,24 @@ class Objective:
         loss, gradient, matrix = self.problem.normal_equations(self._evaluator, coefficients)
         return loss, like(gradient, theta), like(matrix, theta)
 
+    def linearised(self, theta: Any) -> Linearisation:
+        """Return the Jacobian of `residuals` at a point, as an operator; its products are counted when they are made.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        Linearisation
+        """
+        coefficients = self._checked(theta)
+        self._count_all(0.0)
+        return self.problem.linearised(self._evaluator, coefficients, self._add_work)
+
+    def _add_work(self, work: float) -> None:
+        self.work += work
+
     def _count_all(self, work: float) -> None:
         """Count an evaluation that has no mini-batches."""
         if self.batch is not None and self.steps_per_epoch > 1:
@@ -333,6 +358,10 @@ class ShiftedObjective(_Derived):
         loss, gradient, matrix = self.objective.normal_equations(theta)
         return loss - float(self.tau @ (theta - self.origin)), gradient - self.tau, matrix
 
+    def linearised(self, theta: Array) -> Linearisation:
+        """Return the Jacobian of `residuals`."""
+        return self.objective.linearised(theta)
+
 
 class GalerkinObjective(_Derived):
     """The fine loss as a function of a coarse correction: e -> f(x + P e).
@@ -399,8 +428,21 @@ class GalerkinObjective(_Derived):
 
     def normal_equations(self, correction: Array) -> tuple[float, Array, Array]:
         """Evaluate f(x + P e), its gradient P^T f' and the matrix P^T M P."""
+        if len(self.theta) > MAX_FINE_COEFFICIENTS:
+            raise KanmgValueError(
+                f"the correction of a level with {len(self.theta)} coefficients would take its dense matrix, of "
+                f"{8e-9 * len(self.theta) ** 2:.2g} GB. Use `kanmg.LBFGS()` on coarse levels, `variant='tau'`, or "
+                "`kanmg.NestedIteration`."
+            )
         loss, gradient, matrix = self.objective.normal_equations(self.theta + self.prolong(correction))
         return loss, self.restrict(gradient), self.restrict_matrix(matrix)
+
+    def linearised(self, correction: Array) -> Linearisation:  # noqa: ARG002
+        """Refuse: the correction's Jacobian is J P, of which no sparse form is known."""
+        raise KanmgValueError(
+            "`LevenbergMarquardt(linear_solver='cg')` cannot smooth the correction of a finer level. Use "
+            "`linear_solver='cholesky'` for coarse levels, `variant='tau'`, or `kanmg.NestedIteration`."
+        )
 
     def _restrict_by_rows(self, matrix: Array) -> Array:
         """P^T M P of a symmetric M, by P^T on all rows, twice."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kanmg.objective import SmoothFunction
     from kanmg.problems.base import Problem
     from kanmg.problems.drawing import Drawn
+    from kanmg.problems.linearisation import Linearisation
     from kanmg.program import Variant
 
 __all__ = ["Correction", "Frame", "Known", "Remembering", "Stack", "Start"]
@@ -327,3 +328,7 @@ class Remembering:
     def normal_equations(self, theta: Array) -> tuple[float, Array, Array]:
         """Return the model's value, gradient and Gauss-Newton matrix."""
         return self._model.normal_equations(theta)
+
+    def linearised(self, theta: Array) -> Linearisation:
+        """Return the Jacobian of the model's residuals."""
+        return self._model.linearised(theta)

@@ -136,6 +136,11 @@ class Transfer:
         ]
         return scipy.sparse.block_diag(blocks, format="csr", dtype=self.dtype)
 
+    @property
+    def matrix(self) -> scipy.sparse.csr_array:
+        """P, the matrix that `prolong` multiplies flat vectors with."""
+        return self._whole_restriction.T.tocsr()
+
     def inject(self, theta: Array, kind: InjectionKind = "l2") -> Array:
         """Take coefficients from fine to coarse; undoes `prolong`.
 

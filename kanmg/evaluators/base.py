@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # its subpackages are loaded when they are first used
 import torch
 
 from kanmg.arrays import as_array, check_dtype, row_chunks
@@ -15,6 +16,8 @@ from kanmg.threads import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
 
     from kanmg.network import Network
 
@@ -213,6 +216,41 @@ class Evaluator(ABC):
                     matrix.addmm_(tall.T, tall)
                     vector.addmv_(tall.T, torch.from_numpy(np.ascontiguousarray(column[rows])))
         return matrix.numpy(), vector.numpy()
+
+    def jet_jacobian_rows(
+        self,
+        theta: Array,
+        x: Array,
+        directions: Array,
+        cotangents: Sequence[Jet],
+        *,
+        curvatures: Array | None = None,
+    ) -> scipy.sparse.csr_array:
+        """Compute the Jacobian of residuals that depend on jets, without its zeros where the evaluator knows them.
+
+        Callers keep N to a chunk.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+        x : ndarray, shape (N, num_inputs)
+        directions : ndarray, shape (D, num_inputs) or (D, N, num_inputs)
+        cotangents : sequence of Jet
+            For each of R residuals, its partial derivatives at all points; as for `jet_gauss_newton`.
+        curvatures : ndarray, shape (D, N, num_inputs), optional
+
+        Returns
+        -------
+        csr_array, shape (N R, num_coefficients)
+            The R residuals of a sample are neighbours.
+        """
+        rows = [self.jet_jacobian(theta, x, directions, jet, curvatures=curvatures) for jet in cotangents]
+        return scipy.sparse.csr_array(np.stack(rows, axis=1).reshape(-1, self.network.num_coefficients))
+
+    @property
+    def entries_per_residual(self) -> int:
+        """Entries of each row of `jet_jacobian_rows`, at most."""
+        return self.network.num_coefficients
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import scipy  # its subpackages are loaded when they are first used
 
 from kanmg.arrays import resolve_dtype, row_chunks
 from kanmg.evaluators import kernels
@@ -23,6 +24,8 @@ from kanmg.network import Network, Spline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import scipy.sparse
 
 __all__ = ["CPUEvaluator"]
 
@@ -165,6 +168,26 @@ class CPUEvaluator(Evaluator):
             matrix += part[0]
             vector += part[1]
         return matrix, vector
+
+    def jet_jacobian_rows(
+        self,
+        theta: Array,
+        x: Array,
+        directions: Array,
+        cotangents: Sequence[Jet],
+        *,
+        curvatures: Array | None = None,
+    ) -> scipy.sparse.csr_array:
+        if max((len(jet.derivatives) for jet in cotangents), default=0) > MAX_ORDER:
+            return super().jet_jacobian_rows(theta, x, directions, cotangents, curvatures=curvatures)
+        theta, x = self._coefficients(theta), self._points(x)
+        directions, curvatures = self._checked_paths(len(x), directions, curvatures)
+        strips, cells = self._jet_strips(theta, x, directions, curvatures, list(cotangents))
+        return self._strips.rows(strips, cells, len(cotangents))
+
+    @property
+    def entries_per_residual(self) -> int:
+        return self._strips.entries_per_row
 
     def _jet_strips(
         self, theta: Array, x: Array, directions: Array, curvatures: Array | None, cotangents: list[Jet]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its subpackages are loaded when they are first used
 
 from kanmg.evaluators import kernels
 from kanmg.evaluators.normal_kernels import make_normal_equations
@@ -21,11 +22,15 @@ from kanmg.evaluators.plan import (
     NUM_STRIP_FIELDS,
     OUTPUTS,
     STRIP_BASIS,
+    STRIP_CELL,
+    STRIP_PLACE,
     IntArray,
 )
 from kanmg.evaluators.tasks import Task, compiled, num_parts
 
 if TYPE_CHECKING:
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
+
     from kanmg.evaluators.base import Array
     from kanmg.evaluators.plan import Plan
 
@@ -57,6 +62,7 @@ class StripProduct:
 
     def __init__(self, plan: Plan, num_coefficients: int, dtype: np.dtype[Any]) -> None:
         table, self._places = _strips(plan, num_coefficients)
+        self._table = table
         count = len(plan.marker)
         self.num_strips, self.num_cell_rows = len(table), 1 + int(table[:, 0].max())
         self.entries_per_row = self.num_strips * count
@@ -109,6 +115,37 @@ class StripProduct:
             self._task.fill(residuals, fields, num_parts(work, 0))
             self._task.run(kernel)
         return matrix, vector
+
+    def rows(self, strips: Array, cells: IntArray, num_residuals: int) -> scipy.sparse.csr_array:
+        """Write the rows of J as a sparse matrix; those of the residuals at one sample become neighbours.
+
+        Parameters
+        ----------
+        strips : ndarray, shape (num_strips, R N, k + 1)
+            The rows of one residual after those of the other.
+        cells : ndarray of int64, shape (num_cell_rows, R N)
+        num_residuals : int
+            R.
+
+        Returns
+        -------
+        csr_array, shape (N R, num_coefficients)
+        """
+        count, length = strips.shape[1], self.entries_per_row
+        order = np.arange(count).reshape(num_residuals, -1).T.ravel()
+        # The last functions of an affine layer's strip, and those beyond a padded interval, are nobody's.
+        places = np.append(self._places, np.full(self._num_basis, -1))
+        first = self._table[:, STRIP_PLACE] + cells[self._table[:, STRIP_CELL]].T[order]
+        columns = places[first[:, :, None] + np.arange(self._num_basis)].reshape(count, length)
+        entries = np.ascontiguousarray(strips.transpose(1, 0, 2)[order]).reshape(count, length)
+        own = columns >= 0
+        starts = np.append(0, np.cumsum(own.sum(axis=1)))
+        if not own.all():
+            entries, columns = entries[own], columns[own]
+        # Indices of four bytes, where they suffice, are read in half the time.
+        index = np.int32 if starts[-1] < 2**31 else np.int64
+        parts = entries.ravel(), columns.ravel().astype(index), starts.astype(index)
+        return scipy.sparse.csr_array(parts, shape=(count, self._num_coefficients))
 
 
 def _strips(plan: Plan, num_coefficients: int) -> tuple[IntArray, IntArray]:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kanmg.errors import KanmgTypeError
+from kanmg.problems.linearisation import Linearisation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    import scipy.sparse
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
@@ -290,6 +293,47 @@ class Problem(ABC):
         """
         raise self._no_sum_of_squares()
 
+    def linearised(
+        self, evaluator: Evaluator, theta: Array, count: Callable[[float], None] | None = None
+    ) -> Linearisation:
+        """Return the Jacobian of `residuals` as an operator: for what does not need the matrix J^T J.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        count : callable, optional
+            `count(multiply_adds)` is called for every product.
+
+        Returns
+        -------
+        Linearisation
+        """
+        size = len(theta)
+        num_entries = self.num_residuals * (evaluator.entries_per_residual + self.num_parameters)
+        return Linearisation(
+            evaluator.network,
+            size,
+            num_entries,
+            lambda: self.jacobian_rows(evaluator, theta),
+            cost=self.work(evaluator),
+            count=count,
+        )
+
+    def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:  # noqa: ARG002
+        """Go through the rows of the Jacobian of `residuals`, chunk by chunk.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+
+        Yields
+        ------
+        csr_array, shape (rows, num_coefficients)
+        """
+        raise self._no_jacobian_rows()
+
     def normal_equations_work(self, evaluator: Evaluator) -> float:
         """Count the multiply-adds of `normal_equations`: a loss and gradient, and half a symmetric product J^T J.
 
@@ -316,6 +360,22 @@ class Problem(ABC):
         """
         if type(self).normal_equations is Problem.normal_equations:
             raise self._no_sum_of_squares()
+
+    def require_jacobian_rows(self) -> None:
+        """Refuse what needs `jacobian_rows` if this problem does not implement it.
+
+        Raises
+        ------
+        KanmgTypeError
+        """
+        if type(self).jacobian_rows is Problem.jacobian_rows:
+            raise self._no_jacobian_rows()
+
+    def _no_jacobian_rows(self) -> KanmgTypeError:
+        return KanmgTypeError(
+            f"`{type(self).__name__}` does not say how its residuals depend on the coefficients without forming J^T J. "
+            "Use `kanmg.LevenbergMarquardt(linear_solver='cholesky')`, or implement `jacobian_rows`."
+        )
 
     def _no_sum_of_squares(self) -> KanmgTypeError:
         return KanmgTypeError(

@@ -7,18 +7,22 @@ import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import scipy  # its subpackages are loaded when they are first used
 import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import KanmgValueError
 from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
+from kanmg.problems.linearisation import CHUNK_ENTRIES
 from kanmg.problems.recording import Recording, record
 from kanmg.problems.scalars import looking_up
 from kanmg.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
 
     from kanmg.evaluators.base import Array, Evaluator, Jet
     from kanmg.jets import DerivativePlan, Request
@@ -221,6 +225,24 @@ class BoundTerm:
                 self._add_parameters(evaluator, theta, sweep, vector, matrix)
             loss += residuals.square().sum().item()
         return loss
+
+    def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:
+        """Go through the rows of the Jacobian of `residuals`, chunk by chunk."""
+        size = evaluator.network.num_coefficients
+        entries = self._recording.num_components * evaluator.entries_per_residual
+        for outer in self._chunks():
+            for rows in row_chunks(outer.stop - outer.start, entries, CHUNK_ENTRIES):
+                sweep = self._sweep(evaluator, theta, slice(outer.start + rows.start, outer.start + rows.stop))
+                paths = sweep.paths
+                cotangents = [self._cotangents(sweep, column.sum(), None)[0] for column in sweep.residuals.unbind(1)]
+                own = evaluator.jet_jacobian_rows(
+                    theta[:size], paths.inputs, paths.directions, cotangents, **paths.options
+                )
+                if sweep.unknowns:
+                    others = [column.numpy().ravel() for column in _columns(sweep.residuals, sweep.unknowns)]
+                    right = scipy.sparse.csr_array(np.stack(others, axis=1))
+                    own = scipy.sparse.hstack([own, right], format="csr")
+                yield own
 
     def _add_parameters(self, evaluator: Evaluator, theta: Array, sweep: _Sweep, vector: Array, matrix: Array) -> None:
         """Add what belongs to the parameters, whose columns of J are taken back like any other vector."""

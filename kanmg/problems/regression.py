@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.arrays import check_columns, check_domain, check_dtype
+from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.evaluators.base import Jet
 from kanmg.problems.base import Problem
 from kanmg.problems.batches import Batches, Stream, generator, permutation
+from kanmg.problems.linearisation import CHUNK_ENTRIES
 from kanmg.problems.samples import Samples, check_same_dtype
 from kanmg.problems.standardisation import Standardisation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import scipy.sparse
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
@@ -191,6 +195,17 @@ class Regression(Problem):
             gradient += vector
             matrix += part
         return self._factor * loss, 2.0 * self._factor * gradient, 2.0 * self._factor * matrix
+
+    def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:
+        entries = self.num_outputs * evaluator.entries_per_residual
+        for chunk, roots in self._rooted_chunks():
+            for rows in row_chunks(len(chunk.x), entries, CHUNK_ENTRIES):
+                x = chunk.x[rows]
+                own = roots[rows] if len(roots) > 1 else np.repeat(roots, len(x), axis=0)
+                # A residual that is a weighted output: a jet of order 0 that has one cotangent.
+                units = own[:, :, None] * np.eye(self.num_outputs, dtype=self.dtype)
+                cotangents = [Jet(np.ascontiguousarray(units[:, q]), ()) for q in range(self.num_outputs)]
+                yield evaluator.jet_jacobian_rows(theta, x, x[:0], cotangents)
 
     @property
     def num_residuals(self) -> int:

@@ -9,6 +9,10 @@ import numpy as np
 from kanmg.problems.base import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse
+
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.problems.bound_term import BoundTerm
     from kanmg.problems.terms import Term
@@ -136,6 +140,10 @@ class TermSum(Problem):
             bound.add_pull_back(evaluator, theta, part, gradient)
             start += bound.num_residuals
         return gradient
+
+    def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:
+        for bound in self._bound:
+            yield from bound.jacobian_rows(evaluator, theta)
 
     def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
         vector, matrix = np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)

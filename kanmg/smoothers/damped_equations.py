@@ -19,8 +19,8 @@ __all__ = ["DampedEquations", "as_array_like", "as_tensor"]
 # Diagonal entries below this part of the largest one belong to coefficients that no sample sees.
 SMALLEST_ENTRY = 1e-14
 
-# Below, one thread factorises as fast as several.
-MANY_COEFFICIENTS = 400
+# Below, one thread factorises as fast as several on a machine with other work, and with the same bits for any number.
+MANY_COEFFICIENTS = 1000
 
 
 class DampedEquations:
@@ -33,6 +33,15 @@ class DampedEquations:
     gradient : ndarray, shape (n,)
     scale : ndarray, shape (n,), or None
         D of the step before.
+
+    Attributes
+    ----------
+    downhill : Tensor, shape (n,)
+        The negative gradient.
+    scale : Tensor, shape (n,)
+        D.
+    is_cut_off : bool
+        Whether the last solution ended before it was exact: never here.
     """
 
     def __init__(self, matrix: Array, gradient: Array, scale: Array | None) -> None:
@@ -42,6 +51,7 @@ class DampedEquations:
         if scale is not None:
             diagonal = torch.maximum(diagonal, as_tensor(scale))
         self.scale = diagonal.clamp(min=SMALLEST_ENTRY * float(diagonal.max()))
+        self.is_cut_off = False
         self._factored = math.nan
         self._factor: torch.Tensor | None = None
 
