@@ -97,8 +97,9 @@ class NestedIteration(Cycle):
         shallow networks of high degree reach by Levenberg-Marquardt.
     hold_back : float, default 0.0
         Part of the samples of a regression that is held back, in [0, 1), if the regression has no `validation` of its
-        own. The result is then what has the lowest loss there, on whichever level that was, and a level that ends twice
-        as high as one before it is the last: noise is fitted by fine levels, not by coarse ones.
+        own; equations hold back the candidates of their terms, whatever the number. The result is then what has the
+        lowest loss there, on whichever level that was, and a level that ends twice as high as one before it is the
+        last: noise is fitted by fine levels, not by coarse ones.
     coarse_smoother : Smoother, optional
         What smooths on the coarsest level, starts included. Default: `smoother`.
 

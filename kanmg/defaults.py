@@ -111,6 +111,8 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
         coarse_fraction=(*coarse, 1.0),
         continuation=Continuation() if problem.can_be_eased else None,
         idle=0.1,
+        # Candidates are held back anyway; this makes them choose the level.
+        hold_back=_HELD_BACK if problem.can_be_redrawn else 0.0,
     )
     reason = (
         "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
@@ -120,6 +122,8 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
         reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
     if problem.can_be_eased:
         reason += ", on a path from easier problems"
+    if problem.can_be_redrawn:
+        reason += "; the terms' candidates, which are held back, choose the level"
     return method, f"{reason}."
 
 

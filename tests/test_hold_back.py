@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 import kanmg
 from kanmg.errors import KanmgTypeError, KanmgValueError
@@ -33,7 +34,7 @@ def test_noise_is_left_to_fine_levels_that_are_not_the_result():
     assert error(chosen) < 0.1
     assert error(finest) > 3.0 * error(chosen)
     assert f"Level {chosen.level}, of " in chosen.message
-    assert "has the lowest loss at held-back samples" in chosen.message
+    assert "has the lowest loss at held-back points" in chosen.message
 
 
 def test_the_result_has_the_lowest_recorded_loss_at_the_samples_held_back():
@@ -98,3 +99,27 @@ def test_parts_that_make_no_sense_are_refused(cycle):
         cycle(hold_back=1.0)
     with pytest.raises(KanmgTypeError, match="`hold_back='a tenth'`"):
         cycle(hold_back="a tenth")
+
+
+def test_candidates_of_equations_choose_the_level():
+    """Twenty points, of which fine levels fit every one."""
+
+    def equation(x, u):
+        return u.d("x", "x") + 9.0 * torch.sin(3.0 * x[:, 0])
+
+    candidates = np.linspace(-1.0, 1.0, 400).reshape(-1, 1)
+    ends = np.array([[-1.0], [1.0]])
+    terms = [
+        kanmg.Term("equation", equation, candidates[::20], candidates=candidates),
+        kanmg.Term("ends", lambda x, u: u.value - torch.sin(3.0 * x[:, 0]), ends),
+    ]
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+    method = kanmg.default_method(problem, HIERARCHY)
+    assert method.hold_back > 0.0
+    solution = kanmg.solve(problem, HIERARCHY)
+    assert "the terms' candidates, which are held back, choose the level" in solution.message
+    lowest = np.nanmin([record.validation_loss for record in solution.history])
+    evaluator = HIERARCHY[solution.level].evaluator
+    assert problem.validation_loss(evaluator, solution.coefficients) == pytest.approx(lowest, rel=1e-12)
+    assert solution.level < len(HIERARCHY) - 1
+    assert error(solution) < 1e-3
