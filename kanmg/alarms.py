@@ -41,15 +41,17 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
         What is wrong, with numbers, and what to do about it; empty if there is no sign.
     """
     found = []
-    held_back = [record.validation_loss for record in records if record.level == level]
-    unseen = next((value for value in reversed(held_back) if not math.isnan(value)), math.nan)
+    known = [record for record in records if record.level == level and not math.isnan(record.validation_loss)]
+    # The solution is one of these, or the record beside it; the later one if several have its loss.
+    nearest = min(reversed(known), key=lambda record: abs(record.loss - loss), default=None)
+    unseen = math.nan if nearest is None else nearest.validation_loss
     if unseen > UNSEEN_OVER_SEEN * loss > 0.0:
         found.append(
-            f"At held-back points the loss is {unseen:.1e}, {unseen / loss:.0f} times that of the others: use more "
+            f"At held-back points the loss is {unseen:.1e}, {unseen / loss:.3g} times that of the others: use more "
             "points or samples, or fewer cells."
         )
     for before, record in itertools.pairwise(records):
-        if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss:
+        if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss > 0.0:
             found.append(
                 f"The loss rose from {before.loss:.1e} to {record.loss:.1e} when level {level} was reached, whose "
                 "points are others: the level before had too few. Raise `coarse_fraction`, or try another `seed`."

@@ -93,7 +93,12 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     reason = "`method=None` chose nested iteration with L-BFGS, which sees all samples: 300 steps a level"
     if isinstance(starts, Starts):
         reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
-    return NestedIteration(smoother=LBFGS(), steps=300, starts=starts), f"{reason}."
+    hold_back = 0.0
+    if isinstance(problem, Regression):
+        hold_back = _part_held_back(problem.num_samples)
+        number = problem.num_validation or round(hold_back * problem.num_samples)
+        reason += f"; {number} held-back samples choose the level" if number else ""
+    return NestedIteration(smoother=LBFGS(), steps=300, starts=starts, hold_back=hold_back), f"{reason}."
 
 
 def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, str]:
@@ -140,8 +145,7 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
     share = _SAMPLES_PER_COEFFICIENT / problem.num_samples
     coarse = [share * network.num_coefficients for network in networks[:-1]]
     coarse = [part if part < _MOST_OF_THE_SAMPLES else 1.0 for part in coarse]
-    number = problem.num_samples
-    held_back = min(max(_HELD_BACK * number, min(_FEWEST_HELD_BACK, _MOST_OF_FEW * number)), _MOST_HELD_BACK)
+    part = _part_held_back(problem.num_samples)
     has_choice = len(networks[0].layers) > 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(),
@@ -150,16 +154,22 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
         coarse_fraction=(*coarse, 1.0),
         idle=0.1,
         refit=2 if has_choice else 0,
-        hold_back=held_back / number,
+        hold_back=part,
     )
-    held = f"the {problem.num_validation} held-back" if problem.num_validation else f"{round(held_back)} held-back"
+    number = problem.num_validation or round(part * problem.num_samples)
     reason = (
         "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
         f"finest level has {networks[-1].num_coefficients} coefficients: up to {method.steps} steps a level"
     )
     if isinstance(method.starts, Starts) and has_choice:
         reason += f", after {method.starts.number} starts of {method.starts.steps} steps on the coarsest"
-    return method, f"{reason}; {held} samples choose the level."
+    return method, f"{reason}; {number} held-back samples choose the level."
+
+
+def _part_held_back(num_samples: int) -> float:
+    """Return the part of the samples that chooses the level."""
+    part = max(_HELD_BACK * num_samples, min(_FEWEST_HELD_BACK, _MOST_OF_FEW * num_samples))
+    return min(part, _MOST_HELD_BACK) / max(num_samples, 1)
 
 
 def _starts_of_regression(problem: Problem, coarsest: Network) -> int | Starts:

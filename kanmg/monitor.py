@@ -211,7 +211,8 @@ class Monitor:
         """Forget what does not compare with what follows."""
         if not self.chooses_level or event.kind in _OTHER_LOSSES:
             self.validated = None
-        elif self.validated is not None and not self.wants_tolerance:
+        elif self.validated is not None and not self.wants_tolerance and math.isfinite(self.lowest_here):
+            # A level that is only passed through has no validation loss, and says nothing.
             self.has_turned = self.lowest_here > TURNING_FACTOR * self.validated.score
         self.lowest_here = math.inf
 

@@ -324,8 +324,8 @@ class Run:
         best = self.monitor.validated
         if not self.monitor.chooses_level or best is None or self.monitor.best is not best:
             return ""
-        last = f", of {self._machine.top + 1} that were reached" if self._machine.top else ""
-        return f"Level {best.level}{last}, has the lowest loss at held-back points, {best.score:.1e}."
+        last = f", of {self._machine.top + 1} that were reached," if self._machine.top else ""
+        return f"Level {best.level}{last} has the lowest loss at held-back points, {best.score:.1e}."
 
     def _describe_starts(self) -> str:
         """Say how many starts there were, and how far their losses lie apart."""

@@ -101,6 +101,21 @@ def test_parts_that_make_no_sense_are_refused(cycle):
         cycle(hold_back="a tenth")
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        kanmg.VCycle(LM, hold_back=0.2, pre_steps=3, post_steps=3, coarse_steps=5),
+        kanmg.NestedIteration(LM, steps=(9, 0, 9), hold_back=0.2),
+    ],
+    ids=["V-cycle", "a level without steps"],
+)
+def test_levels_that_are_passed_through_end_nothing(method):
+    hierarchy = kanmg.Hierarchy([level.network for level in HIERARCHY][:3], evaluator="cpu")
+    solution = kanmg.solve(kanmg.Regression(X, CLEAN), hierarchy, method=method, max_cycles=2)
+    assert solution.level == 2
+    assert error(solution) < 1e-3
+
+
 def test_candidates_of_equations_choose_the_level():
     """Twenty points, of which fine levels fit every one."""
 
