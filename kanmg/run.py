@@ -147,7 +147,7 @@ class Run:
 
     def _advance(self) -> None:
         """Execute one step, and take note of it."""
-        cycle = self._machine.cycle
+        cycle = self._machine.position.cycle
         event = self._machine.advance()
         if event is not None:
             self._note(event, cycle)
@@ -197,7 +197,7 @@ class Run:
         if event.fraction is not None:
             theta, is_due = event.theta, not self._history or (event.kind == "choose" and math.isfinite(event.loss))
         else:
-            ends_smoothing = event.kind == "smooth" and self._machine.step == 0
+            ends_smoothing = event.kind == "smooth" and self._machine.position.step == 0
             theta = self._machine.theta
             is_due = event.kind == "start" or ends_smoothing or self._since_validation >= self._interval
         if not is_due:
@@ -239,12 +239,12 @@ class Run:
             return Status.STOPPED_BY_CALLBACK
         if monitor.has_turned:
             return Status.FINISHED
-        return self._limit_between_cycles() if self._machine.is_between_cycles else None
+        return self._limit_between_cycles() if self._machine.position.is_between_cycles else None
 
     def _limit_between_cycles(self) -> Status | None:
         """Why no further cycle should begin."""
         machine = self._machine
-        done = machine.cycle - 1
+        done = machine.position.cycle - 1
         if len(self._lowest_losses) <= done:
             self._lowest_losses.append(self.monitor.best.score)
         is_complete = done >= self._num_cycles or not self._program.cycle
@@ -351,7 +351,7 @@ class Run:
             return
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                self._note(self._machine.start(), self._machine.cycle)
+                self._note(self._machine.start(), self._machine.position.cycle)
         except BaseException as error:
             if self._history:
                 self._write_beside(error)
