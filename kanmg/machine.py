@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from kanmg.program import (
     Refit,
     Resume,
     Smooth,
+    Weigh,
 )
 from kanmg.refit import refit
 from kanmg.smoothers.base import norm, zeros
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from kanmg.history import RecordEvent
     from kanmg.problems.base import Problem
     from kanmg.program import Variant
+    from kanmg.weighting import Weights
 
 __all__ = ["Machine"]
 
@@ -130,6 +133,11 @@ class Machine:
         return self._stack[self.top].drawn is not None
 
     @property
+    def weights(self) -> Weights | None:
+        """What the problem's weights are multiplied with in losses; None if these are its own."""
+        return self._stack[self.top].weights
+
+    @property
     def knows_loss(self) -> bool:
         """Whether the loss at `theta` is known: smoothers that know it never raise it."""
         return self._stack[self.top].known is not None
@@ -179,7 +187,7 @@ class Machine:
             return self._ascend(instruction.level)
         return self._begin(instruction)
 
-    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw | Refit) -> Event:
+    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw | Weigh | Refit) -> Event:
         """Execute what only the way to the finest level consists of."""
         if isinstance(instruction, Draw):
             return self._draw(instruction)
@@ -189,7 +197,13 @@ class Machine:
             return self._resume(instruction.level, instruction.rank)
         if isinstance(instruction, Refit):
             return self._refit(instruction.level)
+        return self._restate(instruction)
+
+    def _restate(self, instruction: Pose | Redraw | Weigh) -> Event:
+        """Go on with another problem on a level."""
         level, stack = instruction.level, self._stack
+        if isinstance(instruction, Weigh):
+            return self._begin_frame("weigh", level, stack.weighed(instruction))
         if isinstance(instruction, Redraw):
             # The number of the instruction tells this draw from others.
             return self._begin_frame("redraw", level, stack.redrawn(level, instruction.share, seed=self.position.index))
@@ -244,10 +258,10 @@ class Machine:
 
     def _prolong(self, level: int) -> Event:
         """Make the coefficients of a level those of the next one."""
-        theta = self._transfers[level].prolong(self._stack[level].theta)
+        theta, weights = self._transfers[level].prolong(self._stack[level].theta), self._stack[level].weights
         self._stack.drop(level)
         self.top = level + 1
-        return self._begin_frame("prolong", self.top, Frame(theta))
+        return self._begin_frame("prolong", self.top, Frame(theta, weights=weights))
 
     # --------------------------------------------------------------------------------------------------- several starts
 
@@ -340,8 +354,8 @@ class Machine:
         fine = stack.known(level)
         restricted = transfer.restrict(fine.gradient)
         origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
-        drawn = stack[level].drawn
-        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn)
+        drawn, weights = stack[level].drawn, stack[level].weights
+        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn, weights=weights)
         stack.put(level - 1, unshifted)
         if variant == "galerkin" and stack.shares_samples(level - 1):
             unshifted.known = Known(fine.loss, restricted)
@@ -349,8 +363,8 @@ class Machine:
             coarse = stack.known(level - 1)
             floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
             correction = Correction(variant, origin, coarse.gradient - restricted, floor)
-            known = Known(coarse.loss, restricted)
-            stack.put(level - 1, Frame(origin, known=known, correction=correction, drawn=drawn))
+            shifted = dataclasses.replace(unshifted, known=Known(coarse.loss, restricted), correction=correction)
+            stack.put(level - 1, shifted)
         self.position.advance()
 
     def _ascend(self, level: int) -> Event:
