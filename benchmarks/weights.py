@@ -45,12 +45,13 @@ ROWS = {
         lambda s: gallery.burgers(seed=s, nu=0.05), lambda s: gallery.burgers(2000, 200, 200, seed=s, nu=0.05)
     ),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "attention": {"attention": kanmg.Attention()},
-    "balance": {"balance": kanmg.Balance()},
+OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "none": lambda _: {},
+    "attention": lambda every: {"attention": kanmg.Attention(every=every)},
+    "balance": lambda every: {"balance": kanmg.Balance(every=every)},
 }
-SMOOTHERS = ("default", "L-BFGS")
+# Steps between two changes of the weights: L-BFGS loses its pairs with each.
+SMOOTHERS = {"default": 20, "L-BFGS": 100}
 
 
 def method_of(model: gallery.ModelProblem, hierarchy: kanmg.Hierarchy, smoother: str) -> kanmg.NestedIteration:
@@ -68,7 +69,8 @@ def main() -> int:
         __doc__,
         ("--only", {"action": "append", "default": [], "help": "rows whose names contain this"}),
         ("--seeds", {"type": int, "default": 0, "help": "number of seeds; 3, or 1 if quick"}),
-        ("--smoother", {"choices": SMOOTHERS, "help": "one of the two; both by default"}),
+        ("--smoother", {"choices": list(SMOOTHERS), "help": "one of the two; both by default"}),
+        ("--every", {"type": int, "default": 0, "help": "steps between changes of weights; by default 20, L-BFGS 100"}),
     )
     seeds = range(arguments.seeds or (1 if arguments.quick else 3))
     table = []
@@ -81,7 +83,9 @@ def main() -> int:
                 errors, seconds, work = [], [], []
                 for seed, model in zip(seeds, models, strict=True):
                     hierarchy = model.hierarchy(**row.hierarchy)
-                    method = dataclasses.replace(method_of(model, hierarchy, smoother), **settings)
+                    method = dataclasses.replace(
+                        method_of(model, hierarchy, smoother), **settings(arguments.every or SMOOTHERS[smoother])
+                    )
                     if not errors:  # compile, untimed
                         kanmg.solve(model.problem, hierarchy, method=method, progress=False, callback=_stop)
                     solution = kanmg.solve(

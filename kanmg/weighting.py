@@ -30,7 +30,7 @@ class Attention:
     rate : float, default 0.5
         eta: weights tend to at most `rate / (1 - decay)`.
     every : int, default 20
-        Smoothing steps of a level between two updates of its weights.
+        Smoothing steps of a level between two updates of its weights, at which smoothers begin anew: more for L-BFGS.
 
     Notes
     -----
@@ -104,7 +104,7 @@ class Balance:
     max_ratio : float, default 1e4
         Bound on the ratio of the largest to the smallest factor, at least 1.
     every : int, default 20
-        Smoothing steps of a level between two updates of its factors.
+        Smoothing steps of a level between two updates of its factors, at which smoothers begin anew: more for L-BFGS.
 
     Notes
     -----
