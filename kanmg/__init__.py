@@ -57,6 +57,7 @@ from kanmg.solution import History, Record, Solution, Status, load
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
 from kanmg.starts import Starts
 from kanmg.time_windows import march
+from kanmg.weighting import Attention, Balance
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,8 @@ __all__ = [
     "LBFGS",
     "Adam",
     "Affine",
+    "Attention",
+    "Balance",
     "CheckpointError",
     "Collocation",
     "Constant",

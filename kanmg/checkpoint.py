@@ -15,6 +15,7 @@ from kanmg.monitor import Candidate
 from kanmg.program import Smooth
 from kanmg.stack import Correction, Frame, Known, Start
 from kanmg.storage import describe, read_file, write_file
+from kanmg.weighting import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,7 +168,7 @@ def checked_path(path: Any) -> Path:
 
 def _known_classes(program: Program) -> dict[str, type]:
     """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
-    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known, Start)}
+    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known, Start, Weights)}
     modules: Iterable[str] = {
         type(instruction.smoother).__module__
         for instruction in program.prologue + program.cycle

@@ -11,6 +11,7 @@ from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.program import Variant
 from kanmg.smoothers.base import Smoother, require_count, require_fraction
 from kanmg.starts import as_starts
+from kanmg.weighting import Attention, Balance
 
 __all__ = [
     "check_continuation",
@@ -19,6 +20,7 @@ __all__ = [
     "check_smoothers",
     "check_starts",
     "check_steps",
+    "check_weighting",
 ]
 
 
@@ -72,6 +74,20 @@ def check_continuation(cycle: Any) -> None:
     owner = type(cycle).__name__
     object.__setattr__(cycle, "continuation", as_continuation(owner, cycle.continuation))
     require_fraction(owner, idle=cycle.idle, redraw=cycle.redraw, hold_back=cycle.hold_back)
+
+
+def check_weighting(cycle: Any) -> None:
+    """Refuse what weighs neither points nor terms, and what compares losses whose weights differ."""
+    owner = type(cycle).__name__
+    for name, expected in (("attention", Attention), ("balance", Balance)):
+        option = getattr(cycle, name)
+        if option is not None and not isinstance(option, expected):
+            raise KanmgTypeError(f"`{owner}` got `{name}={option!r}`. Pass `kanmg.{expected.__name__}()`, or None.")
+        if option is not None and cycle.refit:
+            raise KanmgValueError(
+                f"`{owner}` got `refit={cycle.refit}` and `{name}`: losses before and after `refit` are compared, but "
+                "weighted ones do not compare. Leave out one of the two."
+            )
 
 
 def check_correction(cycle: Any) -> None:

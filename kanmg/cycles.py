@@ -18,6 +18,7 @@ from kanmg.cycle_options import (
     check_smoothers,
     check_starts,
     check_steps,
+    check_weighting,
 )
 from kanmg.errors import KanmgValueError
 from kanmg.recursion import Plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sized
 
     from kanmg.program import Program, Variant
+    from kanmg.weighting import Attention, Balance
 
 __all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Steps", "VCycle"]
 
@@ -102,6 +104,12 @@ class NestedIteration(Cycle):
         last: noise is fitted by fine levels, not by coarse ones.
     coarse_smoother : Smoother, optional
         What smooths on the coarsest level, starts included. Default: `smoother`.
+    attention : Attention, optional
+        How points are weighed by their residuals when a cycle on a level begins, and between blocks of its smoothing
+        steps. For problems that have terms. Starts and easier problems keep the weights that the problem states.
+        Records and tolerances see the weighted loss, `solution.loss` is that of the problem as it is stated.
+    balance : Balance, optional
+        How terms are weighed against each other, then as well. Smoothers begin anew with the weights.
 
     Notes
     -----
@@ -129,6 +137,8 @@ class NestedIteration(Cycle):
     refit: int = 0
     hold_back: float = 0.0
     coarse_smoother: Smoother[Any] | None = None
+    attention: Attention | None = None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -137,6 +147,7 @@ class NestedIteration(Cycle):
         check_starts(self)
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
+        check_weighting(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
@@ -174,7 +185,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle, redraw, refit, hold_back
+    continuation, idle, redraw, refit, hold_back, attention, balance
         As for `NestedIteration`.
 
     Notes
@@ -218,6 +229,8 @@ class VCycle(Cycle):
     redraw: float = 0.0
     refit: int = 0
     hold_back: float = 0.0
+    attention: Attention | None = None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -227,6 +240,7 @@ class VCycle(Cycle):
         check_starts(self)
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
+        check_weighting(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -249,7 +263,9 @@ class FullMultigrid(Cycle):
         Smoothing steps on the coarsest level, on every visit.
     cycles_per_level : int, default 1
         Cycles on each level on the way up, and on the finest one.
-    gamma, variant, coarse_fraction, coarse_smoother, starts, continuation, idle, redraw, refit, hold_back
+    gamma, variant, coarse_fraction, coarse_smoother, starts
+        As for `VCycle`.
+    continuation, idle, redraw, refit, hold_back, attention, balance
         As for `VCycle`.
 
     Examples
@@ -275,6 +291,8 @@ class FullMultigrid(Cycle):
     redraw: float = 0.0
     refit: int = 0
     hold_back: float = 0.0
+    attention: Attention | None = None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -288,6 +306,7 @@ class FullMultigrid(Cycle):
         check_starts(self)
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
+        check_weighting(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
@@ -348,5 +367,5 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
     continuation = as_continuation(type(cycle).__name__, cycle.continuation)
-    names = ("idle", "redraw", "refit", "hold_back")
+    names = ("idle", "redraw", "refit", "hold_back", "attention", "balance")
     return {"continuation": continuation} | {name: getattr(cycle, name) for name in names}

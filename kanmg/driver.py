@@ -17,7 +17,7 @@ from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
 from kanmg.problems.standardisation import bears_shifts
-from kanmg.program import Draw, Pose, Redraw, Smooth
+from kanmg.program import Draw, Pose, Redraw, Smooth, Weigh
 from kanmg.run import Run
 from kanmg.smoothers.base import Smoother
 
@@ -158,6 +158,8 @@ def solve(
                 "`redraw` takes points from the candidates of terms, but this problem has none. State a term with "
                 "`kanmg.Term(..., candidates=kanmg.sampling.sobol(domain, 40_000, seed=1))`, or leave `redraw` out."
             )
+        elif isinstance(instruction, Weigh):
+            _check_terms(problem, instruction)
     file = None
     if checkpoint is not None:
         fingerprint = fingerprint_of_run(whole, hierarchy, chosen, seed, None if initial is None else theta)
@@ -190,6 +192,21 @@ def solve(
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _check_terms(problem: Problem, instruction: Weigh) -> None:
+    """Refuse to weigh what has no terms, or a single term against others."""
+    names = list(problem.term_weights)
+    if not names:
+        raise KanmgValueError(
+            f"`attention` and `balance` change weights of terms and their points, but `{type(problem).__name__}` has "
+            "no terms. Leave them out, or state the problem as a `kanmg.Collocation`."
+        )
+    if instruction.balance is not None and len(names) == 1:
+        raise KanmgValueError(
+            f"`balance` weighs terms against each other, but this problem has only {names[0]!r}. Leave `balance` out; "
+            "`attention=kanmg.Attention()` weighs the points of a term."
+        )
 
 
 def _initial_coefficients(problem: Problem, hierarchy: Hierarchy, initial: Any, seed: int) -> tuple[int, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,12 @@ import numpy as np
 
 from kanmg.errors import KanmgValueError
 from kanmg.event import Event
+from kanmg.position import Position
 from kanmg.program import (
     Ascend,
     Choose,
     Descend,
     Draw,
-    Instruction,
     Pose,
     Program,
     Prolong,
@@ -22,6 +23,7 @@ from kanmg.program import (
     Refit,
     Resume,
     Smooth,
+    Weigh,
 )
 from kanmg.refit import refit
 from kanmg.smoothers.base import norm, zeros
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from kanmg.history import RecordEvent
     from kanmg.problems.base import Problem
     from kanmg.program import Variant
+    from kanmg.weighting import Weights
 
 __all__ = ["Machine"]
 
@@ -65,10 +68,8 @@ class Machine:
     ----------
     top : int
         The highest level in use: the one whose coefficients are the run's result so far.
-    cycle : int
-        Number of the cycle in execution; 0 is the prologue.
-    index, step : int
-        Number of the instruction within the cycle, and of the step within the instruction.
+    position : Position
+        Where in the program the execution is.
     batch : int
         Number of the mini-batch that the next step sees.
     changed : bool
@@ -101,21 +102,10 @@ class Machine:
         self._transfers = self._stack.transfers
         self._stack.put(program.start, Frame(theta))
         self.top = program.start
-        self.cycle = 0 if program.prologue else 1
-        self.index, self.step, self.batch = 0, 0, 0
+        self.position, self.batch = Position(program), 0
         self.changed, self.stalled = False, False
 
-    # ----------------------------------------------------------------------------------------------------- the position
-
-    @property
-    def block(self) -> tuple[Instruction, ...]:
-        """The instructions of the cycle in execution."""
-        return self._program.cycle if self.cycle else self._program.prologue
-
-    @property
-    def is_between_cycles(self) -> bool:
-        """Whether a cycle is about to begin, with coefficients on the finest level."""
-        return self.cycle > 0 and self.index == 0 and self.step == 0
+    # -------------------------------------------------------------------------------------------------- what is reached
 
     @property
     def theta(self) -> Array:
@@ -135,12 +125,17 @@ class Machine:
     @property
     def has_other_start(self) -> bool:
         """Whether there is a start to go on with if the one at hand fails: a finished one, or one not drawn yet."""
-        return bool(self._found) or any(isinstance(following, Draw | Resume) for following in self.block[self.index :])
+        return bool(self._found) or any(isinstance(following, Draw | Resume) for following in self.position.following)
 
     @property
     def has_drawn(self) -> bool:
         """Whether losses are those of points that were drawn anew."""
         return self._stack[self.top].drawn is not None
+
+    @property
+    def weights(self) -> Weights | None:
+        """What the problem's weights are multiplied with in losses; None if these are its own."""
+        return self._stack[self.top].weights
 
     @property
     def knows_loss(self) -> bool:
@@ -152,30 +147,20 @@ class Machine:
         """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
         return self._stack.work_units
 
-    def _next(self) -> None:
-        """Move on to the next instruction."""
-        self.step, self._losses = 0, ()
-        self.index += 1
-        if self.index == len(self.block):
-            self.cycle += 1
-            self.index = 0
-
     def _begins_with_gradient(self, level: int) -> bool:
         """Whether the instruction at hand begins with the gradient at a level's coefficients, from all samples."""
-        if not self.block:
+        instruction = self.position.instruction
+        if isinstance(instruction, Smooth) and self._stack.has_batches:
             return False
-        instruction = self.block[self.index]
-        wants_all = isinstance(instruction, Descend) or (
-            isinstance(instruction, Smooth) and not self._stack.has_batches
-        )
-        return wants_all and instruction.level == level
+        return isinstance(instruction, Smooth | Descend) and instruction.level == level
 
     # -------------------------------------------------------------------------------------------------------- execution
 
     def start(self) -> Event:
         """Evaluate the initial coefficients."""
-        if self.block and isinstance(self.block[0], Draw):
-            return self._draw(self.block[0])
+        instruction = self.position.instruction
+        if isinstance(instruction, Draw):
+            return self._draw(instruction)
         if self._begins_with_gradient(self.top):
             return self._event("start", self.top)
         return Event("start", self.top, self.theta, self.loss)
@@ -188,9 +173,9 @@ class Machine:
         Event or None
             None for `Descend`, which changes no coefficients.
         """
-        if self.is_between_cycles:
+        if self.position.is_between_cycles:
             self.changed = False
-        instruction = self.block[self.index]
+        instruction = self.position.following[0]
         if isinstance(instruction, Smooth):
             return self._smooth(instruction)
         if isinstance(instruction, Prolong):
@@ -202,7 +187,7 @@ class Machine:
             return self._ascend(instruction.level)
         return self._begin(instruction)
 
-    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw | Refit) -> Event:
+    def _begin(self, instruction: Draw | Choose | Resume | Pose | Redraw | Weigh | Refit) -> Event:
         """Execute what only the way to the finest level consists of."""
         if isinstance(instruction, Draw):
             return self._draw(instruction)
@@ -212,10 +197,16 @@ class Machine:
             return self._resume(instruction.level, instruction.rank)
         if isinstance(instruction, Refit):
             return self._refit(instruction.level)
+        return self._restate(instruction)
+
+    def _restate(self, instruction: Pose | Redraw | Weigh) -> Event:
+        """Go on with another problem on a level."""
         level, stack = instruction.level, self._stack
+        if isinstance(instruction, Weigh):
+            return self._begin_frame("weigh", level, stack.weighed(instruction))
         if isinstance(instruction, Redraw):
             # The number of the instruction tells this draw from others.
-            return self._begin_frame("redraw", level, stack.redrawn(level, instruction.share, seed=self.index))
+            return self._begin_frame("redraw", level, stack.redrawn(level, instruction.share, seed=self.position.index))
         return self._begin_frame("pose", level, Frame(stack[level].theta, ease=instruction.ease))
 
     def _smooth(self, instruction: Smooth) -> Event:
@@ -238,9 +229,10 @@ class Machine:
             frame.lifted = stack.lifted(level)
         self.stalled = record.stalled
         self.batch += 1
-        self.step += 1
-        self._losses = (*self._losses[-IDLE_STEPS:], record.loss)
-        is_over = self.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame)
+        before = self._losses[-IDLE_STEPS:] if self.position.step else ()
+        self._losses = (*before, record.loss)
+        self.position.step += 1
+        is_over = self.position.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame)
         if is_over or self._is_idle(instruction.idle):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
@@ -257,8 +249,8 @@ class Machine:
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
         """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
-        self._next()
-        for following in self.block[self.index :] + self._program.cycle:
+        self.position.advance()
+        for following in self.position.following + self._program.cycle:
             if isinstance(following, Smooth) and following.level == instruction.level:
                 if following.smoother != instruction.smoother:
                     self._stack[instruction.level].state = None
@@ -266,10 +258,10 @@ class Machine:
 
     def _prolong(self, level: int) -> Event:
         """Make the coefficients of a level those of the next one."""
-        theta = self._transfers[level].prolong(self._stack[level].theta)
+        theta, weights = self._transfers[level].prolong(self._stack[level].theta), self._stack[level].weights
         self._stack.drop(level)
         self.top = level + 1
-        return self._begin_frame("prolong", self.top, Frame(theta))
+        return self._begin_frame("prolong", self.top, Frame(theta, weights=weights))
 
     # --------------------------------------------------------------------------------------------------- several starts
 
@@ -284,7 +276,7 @@ class Machine:
                 )
             theta = self._drawn(level, number)
         self._stack.put(level, Frame(theta, fraction=instruction.fraction, ease=instruction.ease))
-        self._next()
+        self.position.advance()
         if self._begins_with_gradient(level):
             return self._event("start", level)
         loss = self._stack.loss(level) if number == 0 else math.nan
@@ -305,7 +297,7 @@ class Machine:
             best = self._found[0]
             self._stack.put(level, Frame(best.theta, known=best.known, ease=best.ease))
         self.batch, self.stalled, self._is_passed_over = 0, False, False
-        self._next()
+        self.position.advance()
         return Event("choose", level, theta, loss, gradient_norm, fraction=1.0, ease=ease)
 
     def _resume(self, level: int, rank: int) -> Event:
@@ -338,7 +330,7 @@ class Machine:
     def _begin_frame(self, kind: RecordEvent, level: int, frame: Frame) -> Event:
         """Go on with another frame on a level; its loss is evaluated only if a smoother or a correction uses it."""
         self._stack.put(level, frame)
-        self._next()
+        self.position.advance()
         if self._begins_with_gradient(level):
             return self._event(kind, level)
         return Event(kind, level, frame.theta, math.nan, fraction=frame.fraction, ease=frame.ease)
@@ -346,8 +338,8 @@ class Machine:
     def pass_over(self) -> None:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
         self._is_passed_over = True
-        while not isinstance(self.block[self.index], Choose):
-            self._next()
+        while not isinstance(self.position.instruction, Choose):
+            self.position.advance()
 
     # ------------------------------------------------------------------------------------------------------ corrections
 
@@ -362,8 +354,8 @@ class Machine:
         fine = stack.known(level)
         restricted = transfer.restrict(fine.gradient)
         origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
-        drawn = stack[level].drawn
-        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn)
+        drawn, weights = stack[level].drawn, stack[level].weights
+        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn, weights=weights)
         stack.put(level - 1, unshifted)
         if variant == "galerkin" and stack.shares_samples(level - 1):
             unshifted.known = Known(fine.loss, restricted)
@@ -371,9 +363,9 @@ class Machine:
             coarse = stack.known(level - 1)
             floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
             correction = Correction(variant, origin, coarse.gradient - restricted, floor)
-            known = Known(coarse.loss, restricted)
-            stack.put(level - 1, Frame(origin, known=known, correction=correction, drawn=drawn))
-        self._next()
+            shifted = dataclasses.replace(unshifted, known=Known(coarse.loss, restricted), correction=correction)
+            stack.put(level - 1, shifted)
+        self.position.advance()
 
     def _ascend(self, level: int) -> Event:
         """Correct a level by what was found on the one below."""
@@ -385,7 +377,7 @@ class Machine:
             )
         direction = self._transfers[level - 1].prolong(coarse.theta - coarse.correction.origin)
         self._stack.drop(level - 1)
-        self._next()
+        self.position.advance()
         if coarse.correction.tau is None and direction.any():
             return self._add(level, direction, coarse.lifted)
         point = self._search(level, direction)
@@ -425,7 +417,8 @@ class Machine:
     def snapshot(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: numbers, arrays, and dataclasses of them."""
         return {
-            "position": (self.cycle, self.index, self.step, self.batch, self.top),
+            "position": self.position.snapshot(),
+            "numbers": (self.batch, self.top),
             "flags": (self.changed, self.stalled, self._is_passed_over),
             "starts": (self._found, self._kept),
             "losses": self._losses,
@@ -435,7 +428,8 @@ class Machine:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from where `snapshot` was taken."""
-        self.cycle, self.index, self.step, self.batch, self.top = snapshot["position"]
+        self.position.restore(snapshot["position"])
+        self.batch, self.top = snapshot["numbers"]
         self.changed, self.stalled, self._is_passed_over = snapshot["flags"]
         self._found, self._kept = snapshot["starts"]
         self._losses = snapshot["losses"]

@@ -23,7 +23,7 @@ DIVERGENCE_FACTOR = 1e6
 TURNING_FACTOR = 2.0
 
 # After such events losses do not compare with those before.
-_OTHER_LOSSES = {"pose", "redraw"}
+_OTHER_LOSSES = {"pose", "redraw", "weigh"}
 
 
 @dataclass(slots=True)

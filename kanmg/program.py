@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from kanmg.smoothers.base import Smoother
+    from kanmg.weighting import Attention, Balance
 
 __all__ = [
     "Ascend",
@@ -22,6 +23,7 @@ __all__ = [
     "Resume",
     "Smooth",
     "Variant",
+    "Weigh",
 ]
 
 Variant: TypeAlias = Literal["tau", "galerkin"]
@@ -113,6 +115,18 @@ class Redraw:
 
 
 @dataclass(frozen=True, slots=True)
+class Weigh:
+    """Weigh a level's terms and points by what is reached.
+
+    The weights hold until `Pose` or another `Weigh`, which begins with them; `Redraw` ends those of points.
+    """
+
+    level: int
+    attention: Attention | None = None
+    balance: Balance | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refit:
     """Begin a start from a level's coefficients, hidden values moved back into their intervals.
 
@@ -122,7 +136,7 @@ class Refit:
     level: int
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw | Refit
+Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw | Weigh | Refit
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kanmg.errors import KanmgValueError
@@ -20,14 +20,16 @@ from kanmg.program import (
     Resume,
     Smooth,
     Variant,
+    Weigh,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kanmg.continuation import Continuation
     from kanmg.smoothers.base import Smoother
     from kanmg.starts import Starts
+    from kanmg.weighting import Attention, Balance
 
 __all__ = ["Plan"]
 
@@ -49,6 +51,8 @@ class Plan:
     redraw: float = 0.0
     refit: int = 0
     hold_back: float = 0.0
+    attention: Attention | None = None
+    balance: Balance | None = None
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -59,14 +63,15 @@ class Plan:
             )
         prologue = list(self.begin(is_alone=finest == 0)) if given is None else []
         for level in range(start, finest):
-            prologue += self.climbs * list(self.visit(level))
+            prologue += self.climbs * self.weighed(level, self.visit(level))
             if level < self.refit:
                 prologue += [Refit(level), *self.smooth(level, self.pre_steps[level]), Choose(level)]
             prologue.append(Prolong(level))
             # A level that is only passed through needs no points.
             if self.climbs or level + 1 == finest:
                 prologue += self.draw_points(level + 1)
-        return Program(start, tuple(prologue), tuple(self.visit(finest)), num_cycles, fractions, self.hold_back)
+        cycle = tuple(self.weighed(finest, self.visit(finest)))
+        return Program(start, tuple(prologue), cycle, num_cycles, fractions, self.hold_back)
 
     def begin(self, *, is_alone: bool) -> Iterator[Instruction]:
         """Try several starts on the coarsest level, and follow the solution from an easier problem."""
@@ -89,6 +94,26 @@ class Plan:
         """Draw points of a level anew, if that is wanted."""
         if self.redraw > 0.0:
             yield Redraw(level, self.redraw)
+
+    def weighed(self, level: int, visit: Iterable[Instruction]) -> list[Instruction]:
+        """Weigh terms and points, if that is wanted, before a cycle on a level and between blocks of its smoothing.
+
+        Not on the coarser levels of the cycle, which correct this one.
+        """
+        intervals = [option.every for option in (self.attention, self.balance) if option is not None]
+        instructions = list(visit)
+        if not (intervals and instructions):
+            return instructions
+        every, weigh = min(intervals), Weigh(level, self.attention, self.balance)
+        weighed: list[Instruction] = [weigh]
+        for instruction in instructions:
+            if not isinstance(instruction, Smooth) or instruction.level != level:
+                weighed.append(instruction)
+                continue
+            for done in range(0, instruction.steps, every):
+                weighed += [weigh] if done else []
+                weighed.append(replace(instruction, steps=min(every, instruction.steps - done)))
+        return weighed
 
     def draw(self, ease: float) -> Iterator[Instruction]:
         """Smooth several starts, then the best of them further, and choose."""

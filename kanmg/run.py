@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
+    from kanmg.weighting import Weights
 
 __all__ = ["VALIDATION_INTERVAL", "Run"]
 
@@ -147,7 +148,7 @@ class Run:
 
     def _advance(self) -> None:
         """Execute one step, and take note of it."""
-        cycle = self._machine.cycle
+        cycle = self._machine.position.cycle
         event = self._machine.advance()
         if event is not None:
             self._note(event, cycle)
@@ -197,7 +198,7 @@ class Run:
         if event.fraction is not None:
             theta, is_due = event.theta, not self._history or (event.kind == "choose" and math.isfinite(event.loss))
         else:
-            ends_smoothing = event.kind == "smooth" and self._machine.step == 0
+            ends_smoothing = event.kind == "smooth" and self._machine.position.step == 0
             theta = self._machine.theta
             is_due = event.kind == "start" or ends_smoothing or self._since_validation >= self._interval
         if not is_due:
@@ -239,12 +240,12 @@ class Run:
             return Status.STOPPED_BY_CALLBACK
         if monitor.has_turned:
             return Status.FINISHED
-        return self._limit_between_cycles() if self._machine.is_between_cycles else None
+        return self._limit_between_cycles() if self._machine.position.is_between_cycles else None
 
     def _limit_between_cycles(self) -> Status | None:
         """Why no further cycle should begin."""
         machine = self._machine
-        done = machine.cycle - 1
+        done = machine.position.cycle - 1
         if len(self._lowest_losses) <= done:
             self._lowest_losses.append(self.monitor.best.score)
         is_complete = done >= self._num_cycles or not self._program.cycle
@@ -260,7 +261,8 @@ class Run:
 
     def _is_idle(self) -> bool:
         """Whether several cycles of smoothers that never raise the loss have not lowered it visibly."""
-        if not self._machine.knows_loss or len(self._lowest_losses) <= IDLE_CYCLES:
+        is_comparable = self._machine.knows_loss and self._machine.weights is None
+        if not is_comparable or len(self._lowest_losses) <= IDLE_CYCLES:
             return False
         before, now = self._lowest_losses[-1 - IDLE_CYCLES], self._lowest_losses[-1]
         return before - now <= IDLE_DECREASE * abs(before)
@@ -281,8 +283,8 @@ class Run:
     def _solution(self, status: Status) -> Solution:
         best = self.monitor.best
         loss = best.loss
-        # Points that were drawn anew were so for the method; the result is that of the problem's own.
-        if math.isnan(loss) or self._machine.has_drawn:
+        # Points that were drawn anew were so for the method, and weights too; the result is that of the problem's own.
+        if math.isnan(loss) or self._machine.has_drawn or self._machine.weights is not None:
             # With mini-batches the last coefficients may be those whose values have left their intervals.
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
@@ -310,14 +312,26 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        described = self._describe_draw(), self._describe_starts(), self._describe_level()
+        described = self._describe_loss(), self._describe_starts(), self._describe_level()
         parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
         return " ".join(filter(None, parts))
 
-    def _describe_draw(self) -> str:
-        """Say which loss the records and tolerances belong to, if not to the problem's own points."""
-        loss = self.monitor.best.loss
-        return f"On the points drawn last it is {loss:.3e}." if self._machine.has_drawn and loss < math.inf else ""
+    def _describe_loss(self) -> str:
+        """Say which loss the records and tolerances belong to, if not to the problem's own points and weights."""
+        weights, loss = self._machine.weights, self.monitor.best.loss
+        drawn = "on the points drawn last" if self._machine.has_drawn else ""
+        weighted = f"with the last weights of {self._describe_weights(weights)}" if weights is not None else ""
+        where = " and ".join(filter(None, (drawn, weighted)))
+        if not where or not loss < math.inf:
+            return ""
+        recorded = " Recorded losses are weighted." if weighted else ""
+        return f"{where[0].upper()}{where[1:]} it is {loss:.3e}.{recorded}"
+
+    def _describe_weights(self, weights: Weights) -> str:
+        """Write the weights of the terms, and whether points have some."""
+        pairs = zip(self._problem.term_weights.items(), weights.factors, strict=True)
+        listed = ", ".join(f"{name} {own * factor:.3g}" for (name, own), factor in pairs)
+        return f"terms ({listed})" if weights.points is None else f"points and terms ({listed})"
 
     def _describe_level(self) -> str:
         """Say how the level of the result was chosen."""
@@ -351,7 +365,7 @@ class Run:
             return
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                self._note(self._machine.start(), self._machine.cycle)
+                self._note(self._machine.start(), self._machine.position.cycle)
         except BaseException as error:
             if self._history:
                 self._write_beside(error)

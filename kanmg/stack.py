@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kanmg.errors import KanmgValueError
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.transfers import padded
+from kanmg.weighting import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.problems.drawing import Drawn
     from kanmg.problems.linearisation import Linearisation
-    from kanmg.program import Variant
+    from kanmg.program import Variant, Weigh
+    from kanmg.weighting import Weights
 
 __all__ = ["Correction", "Frame", "Known", "Remembering", "Stack", "Start"]
 
@@ -96,6 +98,8 @@ class Frame:
         How far the level's problem is on the way to an easier one.
     drawn : tuple of ndarray or None, or None
         The candidates in the place of some of the problem's points, as `problem.drawn`; None: its own points only.
+    weights : Weights or None
+        What the problem's weights are multiplied with; None: its own weights.
     """
 
     theta: Array
@@ -106,6 +110,7 @@ class Frame:
     fraction: float | None = None
     ease: float = 0.0
     drawn: Drawn | None = None
+    weights: Weights | None = None
 
 
 class Stack:
@@ -179,7 +184,7 @@ class Stack:
         """Make what a level minimises, on a part of the samples that need not be its own."""
         correction = self[level].correction
         if correction is None or correction.variant == "tau":
-            inner: SmoothFunction = self._objective(level, fraction, self[level].ease, self[level].drawn)
+            inner: SmoothFunction = self._objective(level, fraction, self[level])
         else:
             transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
@@ -192,22 +197,44 @@ class Stack:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
 
-    def _objective(self, level: int, fraction: float, ease: float, drawn: Drawn | None = None) -> Objective:
+    def _objective(self, level: int, fraction: float, frame: Frame) -> Objective:
         """Return the objective of a level on a part of the samples: made once, as it counts its work."""
-        key = level, fraction, ease, *(rows is not None and rows.tobytes() for rows in drawn or ())
+        drawn, weights = frame.drawn, frame.weights
+        key = level, fraction, frame.ease, weights, *(rows is not None and rows.tobytes() for rows in drawn or ())
         if key not in self._objectives:
-            problem = self._problem if drawn is None else self._problem.with_drawn(drawn)
+            problem = self._stated(drawn)
+            problem = problem if weights is None else problem.with_weights(weights.factors, weights.points)
             problem = problem if fraction == 1.0 else problem.subset(fraction)
-            self._objectives[key] = Objective(problem.eased(ease) if ease else problem, self._hierarchy[level])
+            self._objectives[key] = Objective(_eased(problem, frame.ease), self._hierarchy[level])
         return self._objectives[key]
+
+    def _stated(self, drawn: Drawn | None) -> Problem:
+        """Return the problem with its own weights."""
+        return self._problem if drawn is None else self._problem.with_drawn(drawn)
 
     def redrawn(self, level: int, share: float, seed: int) -> Frame:
         """Draw a part of the points anew by the residuals at a level's coefficients, and count that as work."""
         frame, evaluator = self[level], self._hierarchy[level].evaluator
-        problem = self._problem.eased(frame.ease) if frame.ease else self._problem
+        problem = _eased(self._problem, frame.ease)
         self._past_work += problem.candidates_work(evaluator)
         drawn = problem.redrawn(evaluator, frame.theta, share, seed=seed).drawn
-        return Frame(frame.theta, ease=frame.ease, drawn=drawn)
+        weights = frame.weights and frame.weights.without_points()
+        return Frame(frame.theta, ease=frame.ease, drawn=drawn, weights=weights)
+
+    def weighed(self, instruction: Weigh) -> Frame:
+        """Weigh terms and points by what a level has reached, and count that as work."""
+        level = instruction.level
+        frame, evaluator = self[level], self._hierarchy[level].evaluator
+        problem = _eased(self._stated(frame.drawn), frame.ease)
+        seen = problem if self.sees_all(level) else problem.subset(self._fractions[level])
+        weights, work = weigh(
+            problem, seen, evaluator, frame.theta, frame.weights, instruction.attention, instruction.balance
+        )
+        self._past_work += work
+        # Nothing will be evaluated with the weights before.
+        for key in [key for key in self._objectives if key[3] is not None]:
+            self._past_work += self._objectives.pop(key).work
+        return Frame(frame.theta, ease=frame.ease, drawn=frame.drawn, weights=weights)
 
     def shares_samples(self, level: int) -> bool:
         """Whether a level sees the same samples as the finer one."""
@@ -249,7 +276,7 @@ class Stack:
         if frame.known is not None and frame.fraction == 1.0:
             loss = frame.known.loss
         else:
-            objective = self._objective(level, 1.0, frame.ease)
+            objective = self._objective(level, 1.0, Frame(frame.theta, ease=frame.ease))
             objective.batch = None
             loss = objective.value(frame.theta)
         known = frame.known if frame.fraction == self._fractions[level] else None
@@ -274,6 +301,11 @@ class Stack:
         self._past_work = work
         self._objectives.clear()
         self._models.clear()
+
+
+def _eased(problem: Problem, ease: float) -> Problem:
+    """Return the problem that is so far on the way to an easier one."""
+    return problem.eased(ease) if ease else problem
 
 
 class Remembering:

@@ -217,6 +217,47 @@ class Problem(ABC):
         """
         return 0.0
 
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Weights of the terms by their names; empty, the default, if a method cannot change them."""
+        return {}
+
+    def with_weights(
+        self,
+        factors: Sequence[float],  # noqa: ARG002 - there are no terms, here and below
+        points: Sequence[Array | None] | None = None,  # noqa: ARG002
+    ) -> Problem:
+        """Return the problem with other weights of terms and points; here there are none.
+
+        Parameters
+        ----------
+        factors : sequence of float
+            One for each term, of its weight.
+        points : sequence of ndarray or None, optional
+            For each term numbers of its points, with whose squares their weights are multiplied.
+        """
+        return self
+
+    def term_traces(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:  # noqa: ARG002
+        """Evaluate the traces of J^T J of the terms, by their names.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        """
+        return {}
+
+    def magnitudes(self, evaluator: Evaluator, theta: Array) -> dict[str, Array]:  # noqa: ARG002
+        """Evaluate the residuals at the points of the terms without weights, by the names of the terms.
+
+        Parameters
+        ----------
+        evaluator : Evaluator
+        theta : ndarray, shape (num_coefficients,)
+        """
+        return {}
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash everything that the losses depend on: a checkpoint of another problem is refused by it."""

@@ -31,6 +31,11 @@ class TermSum(Problem):
         return tuple(bound.term for bound in self._bound)
 
     @property
+    def term_weights(self) -> dict[str, float]:
+        """Weights of the terms by their names."""
+        return {term.name: term.weight for term in self.terms}
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of all points."""
         return self.terms[0].points.dtype
