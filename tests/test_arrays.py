@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanmg import arrays
+from kanmg import arrays, devices
 from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgTypeError, NonFiniteError, ShapeError
 from kanmg.problems.regression import Regression
 
@@ -28,11 +28,11 @@ def test_other_dtypes_are_refused(dtype) -> None:
 
 
 def test_devices() -> None:
-    assert arrays.resolve_device("cpu") == arrays.resolve_device(torch.device("cpu")) == "cpu"
+    assert devices.resolve_device("cpu") == devices.resolve_device(torch.device("cpu")) == "cpu"
     with pytest.raises(DeviceError, match=r"`device='cuda:0'` was asked for, but .* Use `device='cpu'`"):
-        arrays.resolve_device("cuda:0")
+        devices.resolve_device("cuda:0")
     with pytest.raises(DeviceError, match=r"`device='tpu'` is unknown. Valid devices are 'cpu' and 'cuda'"):
-        arrays.resolve_device("tpu")
+        devices.resolve_device("tpu")
 
 
 def test_arrays_and_tensors_come_in_without_a_copy() -> None:
