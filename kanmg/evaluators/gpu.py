@@ -123,7 +123,7 @@ class GPUEvaluator(Evaluator):
             for rows in self._rows(len(points)):
                 call = self._call(coefficients, points[rows])
                 call |= {"cotangents": seeds[rows], "point_gradients": point_gradients[rows]}
-                gradient += self._gradient(call)[0]
+                gradient += self._gradient(call)[1]
             self._check_status()
             return self._returned(self._compressed(gradient), theta), self._returned(point_gradients, x)
 
@@ -138,7 +138,7 @@ class GPUEvaluator(Evaluator):
             seeds = self._seeds(len(paths[0]), len(points), cotangents)
             for rows, group in self._parts(len(points), len(paths[0]), order):
                 call = self._call(coefficients, points[rows], paths, rows, group, order)
-                gradient += self._gradient(call | _own_seeds(seeds, rows, group))[0]
+                gradient += self._gradient(call | _own_seeds(seeds, rows, group))[1]
             self._check_status()
             return self._returned(self._compressed(gradient), theta)
 
@@ -195,7 +195,7 @@ class GPUEvaluator(Evaluator):
             result = self._empty(len(points), self.network.num_outputs)
             for rows in self._rows(len(points)):
                 call = self._call(coefficients, points[rows]) | {"tangent": tangent, "first": result[rows]}
-                self._sweep("push_forward", call)
+                self._sweep("push_forward", call | {"directions": 1, "order": 1})
             self._check_status()
             return self._returned(result, x)
 
@@ -286,7 +286,7 @@ class GPUEvaluator(Evaluator):
     ) -> Any:
         """Launch a kernel that takes samples through the network; returns its geometry, losses and partial sums."""
         num_samples, order = len(call["x"]), call.get("order", 0)
-        entries = self._width * (1 + call.get("directions", 0) * order) * (2 if kernel == "push_forward" else 1)
+        entries = self._width * (1 + call.get("directions", 0) * order)
         functions = (3 if order else 1) * (self._degree + 1)
         shape: Geometry = geometry(
             self._kernels.limits,

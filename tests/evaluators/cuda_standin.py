@@ -13,7 +13,7 @@ import torch
 
 from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Limits
-from kanmg.evaluators.gpu_source import source
+from kanmg.evaluators.gpu_source import KERNELS, source
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 NO_COMPILER = "no C++ compiler (g++ or clang++) to compile the CUDA sources with"
@@ -45,7 +45,7 @@ class StandinKernels:
 
     def launch(self, kernel, order, blocks, threads, shared_bytes, call):
         self.launched.append((kernel, order, blocks, threads, shared_bytes))
-        function = getattr(self._library, f"{kernel}_{2 if order else 0}")
+        function = getattr(self._library, f"{kernel}_{2 if order and KERNELS[kernel] else 0}")
         arguments = (ctypes.c_longlong * len(call))(*call)
         sizes = map(ctypes.c_longlong, (blocks, threads, shared_bytes))
         assert function(*sizes, arguments) == 0, "wrote beyond the end of the shared memory"
