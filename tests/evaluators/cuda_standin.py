@@ -9,9 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import torch
-
-from kanmg.evaluators.gpu import GPUEvaluator
+from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.gpu_source import KERNELS, source
 
@@ -52,8 +50,8 @@ class StandinKernels:
         assert shared_bytes <= self.limits.shared_bytes
 
 
-class StandinEvaluator(GPUEvaluator):
-    """The GPU evaluator with its tensors on the CPU and its kernels in C++."""
+class OnTheCPU:
+    """A GPU evaluator with its tensors on the CPU and its kernels in C++."""
 
     limits = H200
 
@@ -64,5 +62,9 @@ class StandinEvaluator(GPUEvaluator):
         return StandinKernels({"float64": "double", "float32": "float"}[self.dtype.name], degree, self.limits)
 
 
-def standin(network, dtype, **options):
-    return StandinEvaluator(network, dtype, torch.device("cpu"), **options)
+class Standin(OnTheCPU, GPUEvaluator):
+    pass
+
+
+class DenseStandin(OnTheCPU, DenseGPUEvaluator):
+    pass
