@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 
 from kanmg.arrays import as_array, unusable_dtype
 from kanmg.errors import DeviceError
@@ -52,8 +53,8 @@ def resolve_device(device: Any) -> str:
     number = int(name.partition(":")[2] or torch.cuda.current_device())
     if number >= torch.cuda.device_count():
         raise DeviceError(
-            f"`device={name!r}` was asked for, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0. "
-            "Use `device='cuda:0'`."
+            f"`device={name!r}` was asked for, but there are {torch.cuda.device_count()} CUDA devices, numbered from "
+            "0. Use `device='cuda:0'`."
         )
     return f"cuda:{number}"
 
@@ -80,18 +81,18 @@ def import_cupy(device: str) -> Any:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
         raise DeviceError(
-            f"{asked} CuPy cannot be imported ({error}). Install it with `pip install 'kanmg[cuda13]'` (or `cuda12`, as "
-            "the driver's version says). Or use `device='cpu'`."
+            f"{asked} CuPy cannot be imported ({error}). Install it with `pip install 'kanmg[cuda13]'` (or "
+            "`cuda12`, as the driver's version says). Use `device='cpu'` otherwise."
         ) from None
     if not cupy.cuda.is_available():
         raise DeviceError(
             f"{asked} CuPy sees no CUDA device. Install a driver for CuPy's version of CUDA (`nvidia-smi` shows the "
-            "driver's), or the other one of `kanmg[cuda12]` and `kanmg[cuda13]`. Or use `device='cpu'`."
+            "driver's), or the other one of `kanmg[cuda12]` and `kanmg[cuda13]`. Use `device='cpu'` otherwise."
         )
     if not torch.cuda.is_available():
         raise DeviceError(
             f"{asked} torch {torch.__version__} sees no CUDA device. Install a build of torch for CUDA (see "
-            "https://pytorch.org/get-started/locally). Or use `device='cpu'`."
+            "https://pytorch.org/get-started/locally). Use `device='cpu'` otherwise."
         )
     return cupy
 
@@ -141,7 +142,7 @@ def on_device(data: Any, device: torch.device, name: str) -> torch.Tensor:
     tensor([1., 1.], dtype=torch.float64)
     """
     if not isinstance(data, torch.Tensor) and hasattr(data, "__cuda_array_interface__"):
-        data = torch.from_dlpack(data)
+        data = torch.utils.dlpack.from_dlpack(data)
     if not isinstance(data, torch.Tensor):
         array = as_array(data, name)
         # torch can share neither read-only memory nor negative strides.

@@ -397,13 +397,14 @@ def _evaluator_factory(choice: EvaluatorChoice, device: str) -> EvaluatorFactory
 
 
 def _cpu_factory(choice: str) -> EvaluatorFactory:
-    from kanmg.evaluators.dense import CPUEvaluator, DenseCPUEvaluator, fastest_evaluator  # noqa: PLC0415 - Numba
+    from kanmg.evaluators.cpu import CPUEvaluator  # noqa: PLC0415 - imports Numba
+    from kanmg.evaluators.dense import DenseCPUEvaluator, fastest_evaluator  # noqa: PLC0415 - imports Numba
 
     return {"auto": fastest_evaluator, "cpu": CPUEvaluator, "dense": DenseCPUEvaluator}[choice]
 
 
 def _cuda_factory(choice: str, device: str) -> EvaluatorFactory:
-    from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator, fastest_evaluator  # noqa: PLC0415 - CuPy
+    from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator, fastest_evaluator  # noqa: PLC0415 - as above
 
     build = {"auto": fastest_evaluator, "cuda": GPUEvaluator, "dense": DenseGPUEvaluator}[choice]
     return partial(build, device=device)

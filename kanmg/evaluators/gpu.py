@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from kanmg.arrays import as_array, resolve_dtype, row_chunks
-from kanmg.devices import on_device, resolve_device
-from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgValueError, ShapeError
-from kanmg.evaluators.base import Evaluator, Jet
+from kanmg.arrays import resolve_dtype, row_chunks
+from kanmg.devices import resolve_device
+from kanmg.errors import DeviceError, KanmgValueError
+from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
+from kanmg.evaluators.gpu_arguments import DeviceEvaluator, groups, on_host, own_seeds
 from kanmg.evaluators.gpu_launch import cuda_kernels, geometry, merge_blocks
-from kanmg.evaluators.gpu_source import FIELDS, MAX_DIRECTIONS, MERGE_GROUPS
+from kanmg.evaluators.gpu_source import FIELDS, MERGE_GROUPS
 from kanmg.evaluators.plan import INPUT_SLOT, INPUTS, make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
@@ -36,7 +36,7 @@ _NAMES = tuple(name for _, name in FIELDS)
 _TYPE_NAMES = {"float64": "double", "float32": "float"}
 
 
-class GPUEvaluator(Evaluator):
+class GPUEvaluator(DeviceEvaluator):
     """Evaluate a network with CUDA kernels compiled by CuPy.
 
     Arguments may be tensors or CuPy arrays on the evaluator's device, or NumPy arrays, which are copied there. Results
@@ -82,7 +82,10 @@ class GPUEvaluator(Evaluator):
         layers[:, INPUT_SLOT] = np.cumsum(layers[:, INPUTS]) - layers[:, INPUTS]
         self._width = sum(network.widths)
         self._degree, self._size = len(plan.marker) - 1, plan.num_coefficients
-        self._layers, self._tables = torch.from_numpy(layers).to(self.device), self._upload(plan.tables)
+        self._layers, self._tables = (
+            torch.from_numpy(layers).to(self.device),
+            torch.from_numpy(plan.tables).to(self.device),
+        )
         positions = None if plan.padding is None else plan.padding.positions
         self._positions = None if positions is None else torch.from_numpy(positions).to(self.device)
         self._kernels = self.kernels_of_degree(self._degree)
@@ -99,7 +102,8 @@ class GPUEvaluator(Evaluator):
 
     def jet(self, theta: Any, x: Any, directions: Any, order: int, *, curvatures: Any = None) -> Jet:
         if order > 2:
-            return self._reference.jet(*map(_on_host, (theta, x, directions)), order, curvatures=_on_host(curvatures))
+            jet: Jet = self._by_reference("jet", theta, x, directions, order, curvatures)
+            return jet
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             coefficients, num_paths = self._coefficients(theta), len(paths[0])
@@ -130,23 +134,21 @@ class GPUEvaluator(Evaluator):
     def jet_adjoint(self, theta: Any, x: Any, directions: Any, cotangents: Jet, *, curvatures: Any = None) -> Any:
         order = len(cotangents.derivatives)
         if order > 2:
-            host = map(_on_host, (theta, x, directions))
-            return self._reference.jet_adjoint(*host, _jet_on_host(cotangents), curvatures=_on_host(curvatures))
+            return self._by_reference("jet_adjoint", theta, x, directions, cotangents, curvatures)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             coefficients, gradient = self._coefficients(theta), self._zeros(self._size)
             seeds = self._seeds(len(paths[0]), len(points), cotangents)
             for rows, group in self._parts(len(points), len(paths[0]), order):
                 call = self._call(coefficients, points[rows], paths, rows, group, order)
-                gradient += self._gradient(call | _own_seeds(seeds, rows, group))[1]
+                gradient += self._gradient(call | own_seeds(seeds, rows, group))[1]
             self._check_status()
             return self._returned(self._compressed(gradient), theta)
 
     def jet_jacobian(self, theta: Any, x: Any, directions: Any, cotangents: Jet, *, curvatures: Any = None) -> Any:
         order = len(cotangents.derivatives)
         if order > 2:
-            host = map(_on_host, (theta, x, directions))
-            return self._reference.jet_jacobian(*host, _jet_on_host(cotangents), curvatures=_on_host(curvatures))
+            return self._by_reference("jet_jacobian", theta, x, directions, cotangents, curvatures)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             seeds = self._seeds(len(paths[0]), len(points), cotangents)
@@ -156,7 +158,11 @@ class GPUEvaluator(Evaluator):
 
     def squared_error(self, theta: Any, x: Any, y: Any, weights: Any = None) -> tuple[float, Any]:
         with self._memory():
-            points, targets, coefficients = self._points(x), self._targets(len(x), y, weights), self._coefficients(theta)
+            points, targets, coefficients = (
+                self._points(x),
+                self._targets(len(x), y, weights),
+                self._coefficients(theta),
+            )
             loss, gradient = 0.0, self._zeros(self._size)
             for rows in self._rows(len(points)):
                 call = self._call(coefficients, points[rows]) | {name: part[rows] for name, part in targets.items()}
@@ -167,7 +173,11 @@ class GPUEvaluator(Evaluator):
 
     def squared_error_value(self, theta: Any, x: Any, y: Any, weights: Any = None) -> float:
         with self._memory():
-            points, targets, coefficients = self._points(x), self._targets(len(x), y, weights), self._coefficients(theta)
+            points, targets, coefficients = (
+                self._points(x),
+                self._targets(len(x), y, weights),
+                self._coefficients(theta),
+            )
             loss = 0.0
             for rows in self._rows(len(points)):
                 call = self._call(coefficients, points[rows]) | {name: part[rows] for name, part in targets.items()}
@@ -206,7 +216,7 @@ class GPUEvaluator(Evaluator):
         if weights is not None:
             scale = self._array(weights, "weights", (len(x),)).sqrt()
         units = scale[:, None, None] * torch.eye(num_outputs, dtype=right.dtype, device=self.device)
-        cotangents = [Jet(units[:, q], ()) for q in range(num_outputs)]
+        cotangents = [Jet(unit, ()) for unit in _columns(units)]
         none = np.zeros((0, self.network.num_inputs), self.dtype)
         return self.jet_gauss_newton(theta, x, none, cotangents, scale[:, None] * right)
 
@@ -214,9 +224,8 @@ class GPUEvaluator(Evaluator):
         self, theta: Any, x: Any, directions: Any, cotangents: Sequence[Jet], residuals: Any, *, curvatures: Any = None
     ) -> tuple[Any, Any]:
         if any(len(jet.derivatives) > 2 for jet in cotangents):
-            host = [_on_host(argument) for argument in (theta, x, directions)]
-            jets = [_jet_on_host(jet) for jet in cotangents]
-            return self._reference.jet_gauss_newton(*host, jets, _on_host(residuals), curvatures=_on_host(curvatures))
+            # Arguments in another order: the dense rows come from the method above.
+            return super().jet_gauss_newton(theta, x, directions, cotangents, residuals, curvatures=curvatures)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             right = self._array(residuals, "residuals", (len(points), len(cotangents)))
@@ -255,17 +264,24 @@ class GPUEvaluator(Evaluator):
         """Return the kernels of this device and dtype for splines of a degree."""
         return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree)
 
+    def _by_reference(self, method: str, theta: Any, x: Any, directions: Any, last: Any, curvatures: Any) -> Any:
+        """Compute what the kernels do not: derivatives of orders above 2. Results are NumPy arrays."""
+        if isinstance(last, Jet):
+            last = Jet(on_host(last.value), tuple(map(on_host, last.derivatives)))
+        arguments = (*map(on_host, (theta, x, directions)), last)
+        return getattr(self._reference, method)(*arguments, curvatures=on_host(curvatures))
+
     def _jacobian_rows(
         self, coefficients: torch.Tensor, points: torch.Tensor, paths: Any, order: int, seeds: list[torch.Tensor]
     ) -> torch.Tensor:
         """Compute the gradient of every sample's own sum: shape (N, padded coefficients)."""
         result = None
         # The rows of one group of directions are written, not added.
-        for group in _groups(len(paths[0]), order):
+        for group in groups(len(paths[0]), order):
             own = self._zeros(len(points), self._size)
             for rows in self._rows(len(points)):
                 call = self._call(coefficients, points[rows], paths, rows, group, order)
-                call |= _own_seeds(seeds, rows, group) | {"rows": own[rows], "row_stride": self._size}
+                call |= own_seeds(seeds, rows, group) | {"rows": own[rows], "row_stride": self._size}
                 self._sweep("differentiate_rows", call)
             result = own if result is None else result.add_(own)
         assert result is not None  # noqa: S101 - there is always one group
@@ -346,104 +362,7 @@ class GPUEvaluator(Evaluator):
 
     def _parts(self, num_samples: int, num_paths: int, order: int) -> list[tuple[slice, slice]]:
         """Cut samples and directions."""
-        return [(rows, group) for rows in self._rows(num_samples) for group in _groups(num_paths, order)]
-
-    # ------------------------------------------------------------------------------------------------------ arguments
-
-    @contextmanager
-    def _memory(self) -> Iterator[None]:
-        """Say what to do when the device's memory is too small."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            message = str(error).partition(".")[0]
-            raise DeviceError(
-                f"the memory of device '{self.device}' is too small for `chunk_size={self.chunk_size}` samples at a "
-                f"time ({message}). Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{self.device}', "
-                f"chunk_size={max(1, self.chunk_size // 4)})` to the hierarchy."
-            ) from None
-
-    def _array(self, data: Any, name: str, shape: tuple[int | None, ...]) -> torch.Tensor:
-        """Return data on the device, of this evaluator's dtype and the shape that is required (None: any length)."""
-        tensor = on_device(data, self.device, name)
-        own = str(tensor.dtype).removeprefix("torch.")
-        if own != self.dtype.name:
-            raise DtypeError(
-                f"`{name}` is {own} but `hierarchy` was built with `dtype='{self.dtype}'`. Convert the data "
-                f"(`{name}.to(torch.{self.dtype})` in torch), or build the hierarchy with `dtype='{own}'`."
-            )
-        fits = tensor.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
-        if not fits:
-            required = ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
-            raise ShapeError(
-                f"`{name}` has shape {tuple(tensor.shape)} but ({required}) is required by a network with "
-                f"`widths={self.network.widths}` and {self.network.num_coefficients} coefficients."
-            )
-        return tensor
-
-    def _points(self, x: Any) -> torch.Tensor:
-        return self._array(x, "x", (None, self.network.num_inputs))
-
-    def _coefficients(self, theta: Any) -> torch.Tensor:
-        return self._padded(self._array(theta, "theta", (self.network.num_coefficients,)))
-
-    def _paths(self, num_points: int, directions: Any, curvatures: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Check directions and curvatures."""
-        every = (None, num_points, self.network.num_inputs)
-        ndim = directions.ndim if hasattr(directions, "ndim") else as_array(directions, "directions").ndim
-        lines = self._array(directions, "directions", every if ndim == 3 else (None, self.network.num_inputs))
-        if curvatures is None:
-            return lines, None
-        return lines, self._array(curvatures, "curvatures", (len(lines), *every[1:]))
-
-    def _seeds(self, num_paths: int, num_points: int, cotangents: Jet) -> list[torch.Tensor]:
-        """Check the cotangents of a jet; returns them by order."""
-        shape = (num_points, self.network.num_outputs)
-        seeds = [self._array(cotangents.value, "cotangents.value", shape)]
-        for j, derivative in enumerate(cotangents.derivatives):
-            seeds.append(self._array(derivative, f"cotangents.derivatives[{j}]", (num_paths, *shape)))
-        return seeds
-
-    def _targets(self, num_points: int, y: Any, weights: Any) -> dict[str, torch.Tensor]:
-        targets = {"targets": self._array(y, "y", (num_points, self.network.num_outputs))}
-        if weights is not None:
-            targets["weights"] = self._array(weights, "weights", (num_points,))
-        return targets
-
-    def _padded(self, theta: torch.Tensor) -> torch.Tensor:
-        if self._positions is None:
-            return theta
-        padded = self._zeros(self._size)
-        padded[self._positions] = theta
-        return padded
-
-    def _compressed(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Pick what belongs to the user's coefficients, along the last axis."""
-        return gradient if self._positions is None else gradient[..., self._positions]
-
-    def _check_status(self) -> None:
-        """Raise for a layer that met a value outside its interval where the policy is `error`."""
-        layer = int(self._status.item()) if self._may_fail else 0
-        if layer:
-            self._status.zero_()
-            raise DomainError(
-                f"a value in layer {layer} lies outside the interval of its knots, and `outside='error'` refuses that. "
-                "Use `outside='extend'`, or knots on a larger `domain`."
-            )
-
-    def _returned(self, result: torch.Tensor, like: Any) -> Any:
-        """Return a result on the device if the argument it belongs to is there, else as a NumPy array."""
-        is_there = isinstance(like, torch.Tensor) or hasattr(like, "__cuda_array_interface__")
-        return result if is_there else result.cpu().numpy()
-
-    def _empty(self, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=self._tables.dtype, device=self.device)
-
-    def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._tables.dtype, device=self.device)
-
-    def _upload(self, array: Any) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return [(rows, group) for rows in self._rows(num_samples) for group in groups(num_paths, order)]
 
 
 def _rebuilt(
@@ -453,25 +372,6 @@ def _rebuilt(
     return kind(network, dtype, device, deterministic=deterministic, chunk_size=chunk_size)
 
 
-def _groups(num_paths: int, order: int) -> list[slice]:
-    """Cut the directions into groups that one sweep takes; one of none if there are none."""
-    if order == 0 or num_paths == 0:
-        return [slice(0, 0)]
-    return list(row_chunks(num_paths, 1, MAX_DIRECTIONS))
-
-
-def _own_seeds(seeds: list[torch.Tensor], rows: slice, group: slice) -> dict[str, torch.Tensor]:
-    """Cut cotangents for a sweep; those of the value belong to the first group of directions."""
-    own = {"cotangents": seeds[0][rows]} if group.start == 0 else {}
-    for name, seed in zip(("first_cotangents", "second_cotangents"), seeds[1:], strict=False):
-        own[name] = seed[group, rows].contiguous()
-    return own
-
-
-def _on_host(data: Any) -> Any:
-    """Copy a tensor to the CPU."""
-    return data.cpu() if isinstance(data, torch.Tensor) else data
-
-
-def _jet_on_host(jet: Jet) -> Jet:
-    return Jet(_on_host(jet.value), tuple(_on_host(derivative) for derivative in jet.derivatives))
+def _columns(units: torch.Tensor) -> Iterator[Any]:
+    """Yield the cotangents of every output."""
+    return (units[:, q] for q in range(units.shape[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 
 from kanmg.evaluators.gpu import GPUEvaluator
@@ -145,7 +144,7 @@ class DenseGPUEvaluator(GPUEvaluator):
         list of Tensor, each of shape (N, P, m)
         """
         results = [self._zeros(*x.shape, stage.num_basis) for _ in range(1 + wants_slopes)]
-        call = dict(zip(("values", "first"), results, strict=False))
+        call: dict[str, Any] = dict(zip(("values", "first"), results, strict=False))
         call |= {"layers": stage.layers, "tables": stage.tables, "x": x, "samples": len(x), "status": self._status}
         blocks = min(-(-x.numel() // MAX_THREADS), self._kernels.limits.num_processors * _FILL_BLOCKS_PER_PROCESSOR)
         if x.numel():
@@ -234,5 +233,5 @@ class _SplineStage:
         return torch.einsum("npm,npm->np", self.slopes[0][..., self.own], pulled)
 
     def _flat(self, basis: torch.Tensor) -> torch.Tensor:
-        """The functions of the user, as a matrix."""
+        """View the functions that have coefficients as a matrix."""
         return basis[..., self.own].reshape(len(basis), -1)

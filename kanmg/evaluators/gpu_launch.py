@@ -15,7 +15,16 @@ from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, expressio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CudaKernels", "Geometry", "Kernels", "Limits", "all_expressions", "cuda_kernels", "geometry", "merge_blocks"]
+__all__ = [
+    "CudaKernels",
+    "Geometry",
+    "Kernels",
+    "Limits",
+    "all_expressions",
+    "cuda_kernels",
+    "geometry",
+    "merge_blocks",
+]
 
 # Bytes of the basis functions of a part of a tile; of all blocks' partial gradients; of all blocks' scratch.
 _STAGE_BYTES = 1 << 14
@@ -133,7 +142,9 @@ class Kernels(Protocol):
 
     limits: Limits
 
-    def launch(self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]) -> None:
+    def launch(
+        self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]
+    ) -> None:
         """Launch a kernel of `gpu_source.KERNELS` on torch's current stream; `call` are its `FIELDS`."""
 
 
@@ -155,7 +166,9 @@ class CudaKernels:
         attributes = self._cupy.cuda.Device(index).attributes
         self.limits = Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
 
-    def launch(self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]) -> None:
+    def launch(
+        self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]
+    ) -> None:
         """Launch a kernel on torch's current stream; the device need not be the current one."""
         with self._cupy.cuda.Device(self._index), current_stream(self._index):
             function = self._function(expression(kernel, self._type_name, self._degree, order))

@@ -44,7 +44,17 @@ OPTIONS = ("-std=c++17",)
 """Of the compiler."""
 
 _FILES = ("machine", "call", "basis", "layers", "sample", "sweeps", "products")
-_COLUMNS = ("KIND", "INPUTS", "OUTPUTS", "BASIS", "COEFFICIENTS", "TABLE", "TABLE_STRIDE", "CELLS", "UNIFORM")
+_COLUMNS: tuple[str, ...] = (
+    "KIND",
+    "INPUTS",
+    "OUTPUTS",
+    "BASIS",
+    "COEFFICIENTS",
+    "TABLE",
+    "TABLE_STRIDE",
+    "CELLS",
+    "UNIFORM",
+)
 _COLUMNS += ("OUTSIDE", "BIAS", "NUMBER", "NUM_FIELDS", "AFFINE", "SPLINE")
 _COLUMNS += ("EXTEND", "LINEAR", "CLAMP", "ZERO", "ERROR")
 

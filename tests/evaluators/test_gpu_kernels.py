@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,6 @@ from kanmg.errors import DeviceError, DtypeError, ShapeError
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.reference import ReferenceEvaluator
-from kanmg.network import Network, Spline
-from kanmg.splines.knots import uniform_knots
 from kanmg.testing.cases import METHODS, NETWORKS, Case, chain, outside_case
 from kanmg.testing.contract import EvaluatorContract
 from kanmg.testing.networks import networks
@@ -30,9 +29,8 @@ SAMPLED = ("value", "adjoint", "squared_error", "squared_error_value")
 def assert_close(actual, expected, tolerance):
     """Compare all numbers, relative to the largest of each result."""
     for own, wanted in zip(flat(actual), flat(expected), strict=True):
-        own, wanted = np.asarray(own), np.asarray(wanted)
-        assert own.shape == wanted.shape
-        if own.size:
+        assert np.shape(own) == np.shape(wanted)
+        if np.size(own):
             assert np.abs(own - wanted).max() <= tolerance * (np.abs(wanted).max() or 1.0)
 
 
@@ -49,16 +47,35 @@ class TestStandin(EvaluatorContract):
         super().test_any_memory_layout(layout, dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
-@given(network=networks(degrees=st.sampled_from([1, 3, 5]), policies=["extend", "linear", "clamp", "zero"]))
-@settings(max_examples=15)
-def test_random_networks_agree_with_the_reference(dtype, tolerance, network):
-    case = Case.drawn(network, dtype, num_samples=40)
-    own, reference = Standin(network, dtype, "cpu"), ReferenceEvaluator(network, dtype)
+RANDOM = networks(degrees=st.sampled_from([1, 3, 5]), policies=["extend", "linear", "clamp", "zero"])
+
+
+@given(network=RANDOM)
+@settings(max_examples=12)
+def test_random_networks_agree_with_the_reference(network):
+    case = Case.drawn(network, "float64", num_samples=40)
+    own, reference = Standin(network, "float64", "cpu"), ReferenceEvaluator(network, "float64")
     for method in METHODS:
         # Rounding of second derivatives grows with the square of the number of cells, in either evaluator.
-        bound = tolerance * (100 if method.startswith("jet") else 1)
-        assert_close(case.call(own, method), case.call(reference, method), bound)
+        tolerance = 1e-10 if method.startswith("jet") else 1e-12
+        assert_close(case.call(own, method), case.call(reference, method), tolerance)
+
+
+@given(network=RANDOM)
+@settings(max_examples=12)
+def test_random_networks_in_single_precision(network):
+    """The error is below 1e-5, or below twice the reference's own where steep networks amplify rounding."""
+    exact, case = Case.drawn(network, "float64", num_samples=40), Case.drawn(network, "float32", num_samples=40)
+    exact = replace(exact, **{name: getattr(case, name).astype("f8") for name in ("theta", "x", "y", "weights")})
+    truth = ReferenceEvaluator(network, "float64")
+    own, reference = Standin(network, "float32", "cpu"), ReferenceEvaluator(network, "float32")
+    for method in SAMPLED:
+        expected = flat(exact.call(truth, method))
+        results = (flat(case.call(evaluator, method)) for evaluator in (own, reference))
+        for actual, rounded, wanted in zip(*results, expected, strict=True):
+            unit = np.abs(np.asarray(rounded, "f8") - wanted).max()
+            bound = max(1e-5 * np.abs(wanted).max(), 2 * unit)
+            assert np.abs(np.asarray(actual, "f8") - wanted).max() <= bound
 
 
 @pytest.mark.parametrize("name", ["cubic", "many outputs", "many inputs", "wide, few cells", "affine in between"])
@@ -76,8 +93,10 @@ def test_no_block_takes_more_shared_memory_than_there_is():
     case = Case.drawn(chain((2, 40, 40, 1), 3, 20), "float64", num_samples=200)
     evaluator = Standin(case.network, "float64", "cpu")
     evaluator._kernels.limits = Limits(132, 49152)
-    case.results(evaluator)
-    assert {entry[4] <= 49152 for entry in evaluator._kernels.launched} == {True}
+    for method in ("value", "squared_error", "jet_adjoint"):
+        case.call(evaluator, method)
+    sizes = [shared_bytes for *_, shared_bytes in evaluator._kernels.launched]
+    assert max(sizes) <= 49152
 
 
 @pytest.mark.parametrize("num_directions", [4, 5, 9])
@@ -124,7 +143,7 @@ def test_dense_products_outside_the_interval(kind, outside):
         assert_close(case.call(own, method), case.call(expected, method), 1e-12)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda evaluator: pickle.loads(pickle.dumps(evaluator))])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda evaluator: pickle.loads(pickle.dumps(evaluator))])  # noqa: S301 - our own
 def test_copies_compute_the_same(copied):
     case = Case.drawn(NETWORKS["cubic"], "float32")
     evaluator = Standin(case.network, "float32", "cpu", deterministic=False, chunk_size=50)
@@ -199,11 +218,3 @@ def test_a_full_device_is_a_clear_error_and_the_next_call_works(kind, monkeypatc
         with pytest.raises(DeviceError, match=r"too small for `chunk_size=1000` samples .* `.*chunk_size=250\)`"):
             evaluator.squared_error(case.theta, case.x, case.y)
     assert_close(evaluator.squared_error(case.theta, case.x, case.y), expected, 0)
-
-
-def test_large_layers_have_places_beyond_two_to_the_31_bytes_in_range():
-    """Coefficients are counted in 32 bits, bytes are not."""
-    network = Network([Spline(1, 3, knots=uniform_knots(100_000, degree=1))])
-    case = Case.drawn(network, "float64", num_samples=5)
-    own, reference = Standin(network, "float64", "cpu"), ReferenceEvaluator(network, "float64")
-    assert_close(own.value(case.theta, case.x), reference.value(case.theta, case.x), 1e-9)
