@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cuda_standin import COMPILER, NO_COMPILER, DenseStandin, Standin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kanmg
 from kanmg.errors import DeviceError, DtypeError, ShapeError
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
@@ -150,6 +152,23 @@ def test_copies_compute_the_same(copied):
     other = copied(evaluator)
     assert (other.deterministic, other.chunk_size) == (False, 50)
     np.testing.assert_array_equal(other.value(case.theta, case.x), evaluator.value(case.theta, case.x))
+
+
+def test_whole_solves_agree_with_the_cpu():
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    regression = kanmg.Regression(x, np.exp(np.sin(np.pi * x[:, :1]) + x[:, 1:] ** 2))
+
+    def poisson(x, u):
+        return u.d("x", "x") + u.d("y", "y") + u.value - torch.sin(3 * x[:, 0])
+
+    collocation = kanmg.Collocation(coordinates=("x", "y"), fields=("u",), terms=[kanmg.Term("equation", poisson, x)])
+    for problem, smoother in ((regression, kanmg.LBFGS()), (collocation, kanmg.LevenbergMarquardt())):
+        losses = []
+        for evaluator in ("cpu", partial(Standin, device="cpu")):
+            hierarchy = kanmg.uniform_hierarchy((2, 3, 1), num_levels=2, evaluator=evaluator)
+            method = kanmg.NestedIteration(smoother=smoother, steps=4)
+            losses.append(kanmg.solve(problem, hierarchy, method=method).loss)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
