@@ -137,9 +137,8 @@ def gauss_newton(num_samples):
     rows = min(num_samples, 1 << 16)
     tall = torch.ones(rows, case.network.num_coefficients, dtype=torch.float64, device="cuda")
     dense = milliseconds(lambda: tall.T @ tall, repetitions=3) * num_samples / rows
-    print(
-        f"Gauss-Newton, {case.network.num_coefficients} coefficients: {own:.1f} ms; cuBLAS of a dense J: {dense:.1f} ms"
-    )
+    size = case.network.num_coefficients
+    print(f"Gauss-Newton, {size} coefficients: {own:.1f} ms; cuBLAS of a dense J: {dense:.1f} ms")
 
 
 def solve_time(device):
@@ -148,9 +147,7 @@ def solve_time(device):
     hierarchy = kanmg.uniform_hierarchy((2, 10, 1), num_levels=4, device=device)
     begin = time.perf_counter()
     loss = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(steps=20)).loss
-    print(
-        f"time to solution of a regression with 200,000 samples, {device}: {time.perf_counter() - begin:.2f} s, {loss:.2e}"
-    )
+    print(f"regression with 200,000 samples, {device}: {time.perf_counter() - begin:.2f} s, loss {loss:.2e}")
 
 
 def main():

@@ -105,7 +105,7 @@ def geometry(
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
     >>> geometry(h200, num_samples=20000, entries=8, functions=4, num_coefficients=120, itemsize=8)
-    Geometry(blocks=157, threads=128, shared_bytes=28684, staged=455, scratch_entries=0, gradient_is_shared=True)
+    Geometry(blocks=157, threads=128, shared_bytes=26620, staged=455, scratch_entries=0, gradient_is_shared=True)
     """
     staged = max(1, _STAGE_BYTES // (functions * itemsize + 4)) if functions else 0
     stage_bytes = staged * (functions * itemsize + 4)
