@@ -1,5 +1,5 @@
 // The CUDA kernels as plain C++: one block after the other, one thread after the other. Compiled with
-// -DREAL=double -DOF_DEGREE=3 -DSOURCE="..." (the text of kanmg.evaluators.gpu_source.source()).
+// -DREAL=double -DOF_DEGREE=3 -DSOURCE="...", a file with the text of kanmg.evaluators.gpu_source.source().
 #include <cmath>
 #include <cstddef>
 #include <cstring>
