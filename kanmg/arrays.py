@@ -1,4 +1,4 @@
-"""Dtypes, devices, and the checks of arrays that users pass.
+"""Dtypes, and the checks of arrays that users pass.
 
 NumPy arrays and torch tensors come in without a copy. Large arrays are looked at in chunks of rows, so that no check
 builds a temporary as large as the data. Every error says what to write instead.
@@ -6,7 +6,6 @@ builds a temporary as large as the data. Every error says what to write instead.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,16 +28,15 @@ __all__ = [
     "check_lengths",
     "check_no_gradients",
     "like",
-    "resolve_device",
     "resolve_dtype",
     "row_chunks",
+    "unusable_dtype",
 ]
 
 Array = npt.NDArray[Any]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 _CHUNK_ENTRIES = 1 << 17
-_DEVICE = re.compile(r"(cpu|cuda)(:\d+)?")
 
 
 def resolve_dtype(dtype: Any) -> np.dtype[Any]:
@@ -72,39 +70,6 @@ def resolve_dtype(dtype: Any) -> np.dtype[Any]:
     if name not in _DTYPES:
         raise DtypeError(f"`dtype={dtype!r}` is not supported. Use `dtype='float64'` or `dtype='float32'`.")
     return _DTYPES[name]
-
-
-def resolve_device(device: Any) -> str:
-    """Return the name of the device that is meant.
-
-    Parameters
-    ----------
-    device : str or torch.device
-
-    Returns
-    -------
-    str
-        "cpu".
-
-    Raises
-    ------
-    DeviceError
-        If the device is unknown, or there is no evaluator for it.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    'cpu'
-    """
-    name = str(device)
-    if not _DEVICE.fullmatch(name):
-        raise DeviceError(f"`device={name!r}` is unknown. Valid devices are 'cpu' and 'cuda' (or 'cuda:0', ...).")
-    if name.startswith("cuda"):
-        raise DeviceError(
-            f"`device={name!r}` was asked for, but this version of kanmg has evaluators for the CPU only. "
-            "Use `device='cpu'`."
-        )
-    return "cpu"
 
 
 def as_array(data: Any, name: str) -> Array:
@@ -159,13 +124,29 @@ def _from_tensor(tensor: torch.Tensor, name: str) -> Array:
     if tensor.device.type != "cpu":
         raise DeviceError(f"`{name}` is a tensor on {tensor.device}; it must be on the CPU. Write `{name}.cpu()`.")
     if tensor.dtype not in (torch.float32, torch.float64):
-        if tensor.dtype.is_complex or tensor.is_quantized:
-            raise DtypeError(f"`{name}` has dtype {tensor.dtype}; real numbers are required.")
-        raise DtypeError(
-            f"`{name}` has dtype {tensor.dtype}; torch.float64 or torch.float32 is required. "
-            f"Write `{name}.to(torch.float64)`."
-        )
+        raise unusable_dtype(tensor, name)
     return tensor.detach().numpy()
+
+
+def unusable_dtype(tensor: torch.Tensor, name: str) -> DtypeError:
+    """Say what is wrong with the dtype of a tensor that is neither float64 nor float32.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    name : str
+
+    Returns
+    -------
+    DtypeError
+        To be raised.
+    """
+    if tensor.dtype.is_complex or tensor.is_quantized:
+        return DtypeError(f"`{name}` has dtype {tensor.dtype}; real numbers are required.")
+    return DtypeError(
+        f"`{name}` has dtype {tensor.dtype}; torch.float64 or torch.float32 is required. "
+        f"Write `{name}.to(torch.float64)`."
+    )
 
 
 def check_no_gradients(data: Any, name: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 
-from kanmg.arrays import as_array, like, resolve_device, resolve_dtype
-from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.arrays import as_array, like, resolve_dtype
+from kanmg.devices import resolve_device
+from kanmg.errors import DeviceError, KanmgTypeError, KanmgValueError
 from kanmg.evaluators.base import Evaluator
 from kanmg.network import Affine, Layer, Network, Spline, as_domain
 from kanmg.splines.knots import uniform_knots
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["EvaluatorChoice", "EvaluatorFactory", "Hierarchy", "Level", "Transfer", "uniform_hierarchy"]
 
 EvaluatorFactory: TypeAlias = Callable[[Network, np.dtype[Any]], Evaluator]
-EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "dense", "reference"] | EvaluatorFactory
+EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "cuda", "dense", "reference"] | EvaluatorFactory
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +58,12 @@ class Hierarchy(Sequence[Level]):
         Coarsest first; every network's splines contain those of the one before.
     dtype : {"float64", "float32"}
         Of coefficients, points and values.
-    device : {"cpu"}
-    evaluator : {"auto", "cpu", "dense", "reference"} or callable
-        "cpu": compiled kernels that touch only the functions that are not zero; "dense": matrix products, for wide
-        layers of few cells; "auto": the one of them that is faster, level by level; "reference": plain torch. A class
-        or function is called with the network and the dtype and returns an `Evaluator`.
+    device : {"cpu", "cuda", "cuda:0", ...}
+        Where the evaluators compute.
+    evaluator : {"auto", "cpu", "cuda", "dense", "reference"} or callable
+        "cpu" and "cuda": kernels that touch only the functions that are not zero, for that device; "dense": matrix
+        products, for wide layers of few cells; "auto": the one of them that is faster, level by level; "reference":
+        plain torch. A class or function is called with the network and the dtype and returns an `Evaluator`.
 
     Attributes
     ----------
@@ -107,7 +110,7 @@ class Hierarchy(Sequence[Level]):
         self._transfers = tuple(
             Transfer(index, coarse, fine, self._dtype) for index, (coarse, fine) in enumerate(pairwise(networks))
         )
-        build = _evaluator_factory(evaluator)
+        build = _evaluator_factory(evaluator, self._device)
         self._levels = tuple(
             Level(index, network, _build(build, network, self._dtype)) for index, network in enumerate(networks)
         )
@@ -383,30 +386,39 @@ def _check_networks(networks: tuple[Any, ...]) -> None:
             )
 
 
-def _evaluator_factory(choice: EvaluatorChoice) -> EvaluatorFactory:
+def _evaluator_factory(choice: EvaluatorChoice, device: str) -> EvaluatorFactory:
     """Find the function that builds evaluators; imports an implementation only when it is wanted."""
-    if choice == "auto":
-        from kanmg.evaluators.dense import fastest_evaluator  # noqa: PLC0415 - imports Numba
-
-        return fastest_evaluator
-    if choice == "cpu":
-        from kanmg.evaluators.cpu import CPUEvaluator  # noqa: PLC0415 - imports Numba
-
-        return CPUEvaluator
-    if choice == "dense":
-        from kanmg.evaluators.dense import DenseCPUEvaluator  # noqa: PLC0415 - imports Numba
-
-        return DenseCPUEvaluator
-    if choice == "reference":
-        from kanmg.evaluators.reference import ReferenceEvaluator  # noqa: PLC0415 - as the other implementation
-
-        return ReferenceEvaluator
     if callable(choice):
         return choice
-    raise KanmgValueError(
-        f"`evaluator={choice!r}` is unknown. Use 'auto', 'cpu', 'dense', 'reference', or a class or function that "
-        "takes a network and a dtype and returns an `Evaluator`."
-    )
+    if choice not in ("auto", "cpu", "cuda", "dense", "reference"):
+        raise KanmgValueError(
+            f"`evaluator={choice!r}` is unknown. Use 'auto', 'cpu', 'cuda', 'dense', 'reference', or a class or "
+            "function that takes a network and a dtype and returns an `Evaluator`."
+        )
+    if choice == "reference":
+        from kanmg.evaluators.reference import ReferenceEvaluator  # noqa: PLC0415 - as the other implementations
+
+        return partial(ReferenceEvaluator, device=device)
+    if choice in ("cpu", "cuda") and choice != device.partition(":")[0]:
+        raise DeviceError(
+            f"`evaluator={choice!r}` does not compute on `device={device!r}`. Write `evaluator='auto'`, or "
+            f"`device={choice!r}`."
+        )
+    return _cpu_factory(choice) if device == "cpu" else _cuda_factory(choice, device)
+
+
+def _cpu_factory(choice: str) -> EvaluatorFactory:
+    from kanmg.evaluators.cpu import CPUEvaluator  # noqa: PLC0415 - imports Numba
+    from kanmg.evaluators.dense import DenseCPUEvaluator, fastest_evaluator  # noqa: PLC0415 - imports Numba
+
+    return {"auto": fastest_evaluator, "cpu": CPUEvaluator, "dense": DenseCPUEvaluator}[choice]
+
+
+def _cuda_factory(choice: str, device: str) -> EvaluatorFactory:
+    from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator, fastest_evaluator  # noqa: PLC0415 - as above
+
+    build = {"auto": fastest_evaluator, "cuda": GPUEvaluator, "dense": DenseGPUEvaluator}[choice]
+    return partial(build, device=device)
 
 
 def _build(build: EvaluatorFactory, network: Network, dtype: np.dtype[Any]) -> Evaluator:

@@ -1,4 +1,4 @@
-"""Dtypes, devices and the checks of user arrays: what is shared, what is refused and in which words."""
+"""Dtypes and the checks of user arrays: what is shared, what is refused and in which words."""
 
 from __future__ import annotations
 
@@ -25,14 +25,6 @@ def test_dtypes_in_any_spelling(dtype) -> None:
 def test_other_dtypes_are_refused(dtype) -> None:
     with pytest.raises(DtypeError, match=r"is not supported. Use `dtype='float64'` or `dtype='float32'`"):
         arrays.resolve_dtype(dtype)
-
-
-def test_devices() -> None:
-    assert arrays.resolve_device("cpu") == arrays.resolve_device(torch.device("cpu")) == "cpu"
-    with pytest.raises(DeviceError, match=r"`device='cuda:0'` was asked for, but .* Use `device='cpu'`"):
-        arrays.resolve_device("cuda:0")
-    with pytest.raises(DeviceError, match=r"`device='tpu'` is unknown. Valid devices are 'cpu' and 'cuda'"):
-        arrays.resolve_device("tpu")
 
 
 def test_arrays_and_tensors_come_in_without_a_copy() -> None:

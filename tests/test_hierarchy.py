@@ -348,7 +348,7 @@ def test_rightmost_input_is_named_when_the_knots_differ() -> None:
         (
             {"evaluator": "fast"},
             KanmgValueError,
-            r"`evaluator='fast'` is unknown. Use 'auto', 'cpu', 'dense', 'reference'",
+            r"`evaluator='fast'` is unknown. Use 'auto', 'cpu', 'cuda', 'dense', 'reference'",
         ),
         ({"evaluator": lambda *_: None}, KanmgTypeError, r"`evaluator` returned a NoneType"),
     ],

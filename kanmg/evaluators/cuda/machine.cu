@@ -1,0 +1,31 @@
+// What differs between a GPU and a C++ compiler. Everything else is plain C++: the same sources are compiled by NVRTC,
+// and by any C++17 compiler, which defines the functions below one block at a time (tests/evaluators/cuda_standin.cpp).
+//
+// A kernel is a sequence of phases. Inside a phase, no thread reads what another one writes; between two phases all
+// threads of the block wait for each other. `EACH_THREAD(t) { ... }` is a phase: on a GPU every thread runs it once, in
+// plain C++ a loop runs it for all threads, one after the other. What a thread keeps from one phase to the next lies in
+// memory, not in variables.
+#ifdef __CUDACC__
+
+#define DEVICE __device__ __forceinline__
+// Compiled once, however many kernels call it.
+#define PART __device__ __noinline__
+#define KERNEL __global__ void __launch_bounds__(MAX_THREADS)
+#define EACH_THREAD(t) for (int t = threadIdx.x, fresh = 1; fresh; fresh = 0, __syncthreads())
+#define UNROLL _Pragma("unroll")
+
+DEVICE int block_number() { return blockIdx.x; }
+DEVICE int num_blocks() { return gridDim.x; }
+DEVICE int num_threads() { return blockDim.x; }
+
+// The dynamic shared memory of the block.
+DEVICE double *shared_memory() {
+    extern __shared__ double memory[];
+    return memory;
+}
+
+template <typename T> DEVICE void add_atomically(T *place, T number) { atomicAdd(place, number); }
+
+DEVICE void report(long long *status, long long layer) { atomicMax(status, layer); }
+
+#endif

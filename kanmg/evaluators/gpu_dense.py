@@ -1,0 +1,237 @@
+"""The dense-product path of the GPU evaluator: rows of all basis functions, and cuBLAS, layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from kanmg.evaluators.gpu import GPUEvaluator
+from kanmg.evaluators.gpu_source import MAX_THREADS
+from kanmg.evaluators.plan import INPUT_SLOT, make_plan
+from kanmg.network import Affine, Network, Spline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["DenseGPUEvaluator", "GPUEvaluator", "dense_is_faster", "fastest_evaluator"]
+
+# Entries of all basis matrices of a chunk of samples together.
+_CHUNK_ENTRIES = 1 << 27
+
+# Estimates, to be fitted to what benchmarks/gpu.py prints on a device: how many multiply-adds of a matrix product cost
+# as much as one of a local sum, and as one entry of the basis matrix, which is written and read again.
+_PRODUCTS_PER_LOCAL_SUM = 8.0
+_PRODUCTS_PER_ENTRY = 64.0
+
+_FILL_BLOCKS_PER_PROCESSOR = 16
+
+
+def dense_is_faster(network: Network) -> bool:
+    """Whether matrix products with all basis functions should beat sums over the local ones.
+
+    Parameters
+    ----------
+    network : Network
+
+    Examples
+    --------
+    >>> import kanmg
+    >>> def wide(num_intervals):
+    ...     knots = kanmg.uniform_knots(num_intervals, degree=3)
+    ...     return kanmg.Network([kanmg.Spline(64, 64, knots=knots)])
+    >>> dense_is_faster(wide(8)), dense_is_faster(wide(64))
+    (True, False)
+    """
+    local = dense = 0.0
+    for number, layer in enumerate(network.layers):
+        if isinstance(layer, Affine):
+            continue
+        sweeps = 2 if number == 0 else 3
+        local += sweeps * layer.num_inputs * (layer.degree + 1) * layer.num_outputs * _PRODUCTS_PER_LOCAL_SUM
+        functions = layer.num_inputs * layer.num_basis
+        dense += functions * (sweeps * layer.num_outputs + _PRODUCTS_PER_ENTRY)
+    return dense < local
+
+
+def fastest_evaluator(network: Network, dtype: Any, device: Any = "cuda") -> GPUEvaluator:
+    """Build the evaluator that should be faster for a network.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : numpy.dtype or str
+    device : str or torch.device, default "cuda"
+    """
+    kind = DenseGPUEvaluator if dense_is_faster(network) else GPUEvaluator
+    return kind(network, dtype, device)
+
+
+class DenseGPUEvaluator(GPUEvaluator):
+    """Evaluate values, squared errors and adjoints by matrix products; everything else as `GPUEvaluator`.
+
+    For wide layers with few cells. Arguments as `GPUEvaluator`.
+    """
+
+    name: ClassVar[str] = "cuda, dense"
+
+    def __init__(self, network: Network, dtype: Any, device: Any = "cuda", **options: Any) -> None:
+        super().__init__(network, dtype, device, **options)
+        self._stages = [
+            _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, self) for layer in network.layers
+        ]
+        self._row_size = sum(stage.row_size for stage in self._stages)
+
+    def value(self, theta: Any, x: Any) -> Any:
+        with self._memory():
+            points, arrays = self._points(x), self._arrays(theta)
+            result = self._empty(len(points), self.network.num_outputs)
+            for rows in self._dense_rows(len(points)):
+                values = points[rows]
+                for stage, array in zip(self._stages, arrays, strict=True):
+                    values = stage.forward(array, values, wants_slopes=False)
+                result[rows] = values
+            self._check_status()
+            return self._returned(result, x)
+
+    def adjoint(self, theta: Any, x: Any, cotangents: Any) -> tuple[Any, Any]:
+        with self._memory():
+            points, arrays = self._points(x), self._arrays(theta)
+            seeds = self._array(cotangents, "cotangents", (len(points), self.network.num_outputs))
+            gradient, point_gradients = self._zeros(self.network.num_coefficients), self._empty(*points.shape)
+            for rows in self._dense_rows(len(points)):
+                self._forward(arrays, points[rows], wants_points=True)
+                point_gradients[rows] = self._backward(arrays, seeds[rows], gradient, wants_points=True)
+            self._check_status()
+            return self._returned(gradient, theta), self._returned(point_gradients, x)
+
+    def squared_error(self, theta: Any, x: Any, y: Any, weights: Any = None) -> tuple[float, Any]:
+        with self._memory():
+            points, targets, arrays = self._points(x), self._targets(len(x), y, weights), self._arrays(theta)
+            gradient = self._zeros(self.network.num_coefficients)
+            loss = torch.zeros((), dtype=torch.float64, device=self.device)
+            for rows in self._dense_rows(len(points)):
+                values = self._forward(arrays, points[rows], wants_points=False)
+                part, cotangents = _compare(values, rows, targets)
+                loss += part
+                self._backward(arrays, cotangents, gradient, wants_points=False)
+            self._check_status()
+            return loss.item(), self._returned(gradient, theta)
+
+    def squared_error_value(self, theta: Any, x: Any, y: Any, weights: Any = None) -> float:
+        with self._memory():
+            points, targets, arrays = self._points(x), self._targets(len(x), y, weights), self._arrays(theta)
+            loss = torch.zeros((), dtype=torch.float64, device=self.device)
+            for rows in self._dense_rows(len(points)):
+                values = points[rows]
+                for stage, array in zip(self._stages, arrays, strict=True):
+                    values = stage.forward(array, values, wants_slopes=False)
+                loss += _compare(values, rows, targets)[0]
+            self._check_status()
+            return loss.item()
+
+    def fill_basis(self, stage: _SplineStage, x: torch.Tensor, *, wants_slopes: bool) -> list[torch.Tensor]:
+        """Compute all basis functions of a layer's inputs, and their slopes if they are wanted.
+
+        Parameters
+        ----------
+        stage : _SplineStage
+        x : Tensor, shape (N, P)
+        wants_slopes : bool
+
+        Returns
+        -------
+        list of Tensor, each of shape (N, P, m)
+        """
+        results = [self._zeros(*x.shape, stage.num_basis) for _ in range(1 + wants_slopes)]
+        call: dict[str, Any] = dict(zip(("values", "first"), results, strict=False))
+        call |= {"layers": stage.layers, "tables": stage.tables, "x": x, "samples": len(x), "status": self._status}
+        blocks = min(-(-x.numel() // MAX_THREADS), self._kernels.limits.num_processors * _FILL_BLOCKS_PER_PROCESSOR)
+        if x.numel():
+            stage.kernels.launch("fill_basis", 0, blocks, MAX_THREADS, 0, self._arguments(call))
+        return results
+
+    def _arrays(self, theta: Any) -> list[torch.Tensor]:
+        return self.network.unflatten(self._array(theta, "theta", (self.network.num_coefficients,)))
+
+    def _dense_rows(self, num_samples: int) -> Iterator[slice]:
+        step = max(1, min(self.chunk_size, _CHUNK_ENTRIES // self._row_size))
+        return (slice(start, min(start + step, num_samples)) for start in range(0, num_samples, step))
+
+    def _forward(self, arrays: list[torch.Tensor], x: torch.Tensor, *, wants_points: bool) -> torch.Tensor:
+        values = x
+        for number, (stage, array) in enumerate(zip(self._stages, arrays, strict=True)):
+            values = stage.forward(array, values, wants_slopes=wants_points or number > 0)
+        return values
+
+    def _backward(
+        self, arrays: list[torch.Tensor], cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_points: bool
+    ) -> torch.Tensor:
+        """Add to the gradient; returns the adjoints of the points if they are wanted."""
+        gradients = self.network.unflatten(gradient)
+        for number in range(len(self._stages) - 1, -1, -1):
+            wants_inputs = wants_points or number > 0
+            stage = self._stages[number]
+            cotangents = stage.backward(arrays[number], cotangents, gradients[number], wants_inputs=wants_inputs)
+        return cotangents
+
+
+def _compare(values: torch.Tensor, rows: slice, targets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted squared error, and its derivatives by the values."""
+    errors = values - targets["targets"][rows]
+    weighted = errors * targets["weights"][rows, None] if "weights" in targets else errors
+    return (weighted * errors).sum(dtype=torch.float64), 2.0 * weighted
+
+
+class _AffineStage:
+    """An affine layer on chunks of samples. The last inputs are kept for the way back."""
+
+    def __init__(self, layer: Affine) -> None:
+        self.num_inputs, self.row_size, self.has_bias = layer.num_inputs, layer.num_inputs, layer.bias
+
+    def forward(self, array: torch.Tensor, x: torch.Tensor, *, wants_slopes: bool) -> torch.Tensor:
+        del wants_slopes  # they are the coefficients
+        self.inputs = x
+        result = x @ array[: self.num_inputs]
+        return result + array[self.num_inputs] if self.has_bias else result
+
+    def backward(
+        self, array: torch.Tensor, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
+    ) -> torch.Tensor:
+        gradient[: self.num_inputs] += self.inputs.T @ cotangents
+        if self.has_bias:
+            gradient[self.num_inputs] += cotangents.sum(dim=0)
+        return cotangents @ array[: self.num_inputs].T if wants_inputs else cotangents
+
+
+class _SplineStage:
+    """A spline layer on chunks of samples. The last basis matrices are kept for the way back."""
+
+    def __init__(self, layer: Spline, owner: DenseGPUEvaluator) -> None:
+        plan = make_plan(Network([layer]), owner.dtype, grouped=False)
+        self.owner, self.num_outputs = owner, layer.num_outputs
+        self.num_basis = plan.num_coefficients // (layer.num_inputs * layer.num_outputs)
+        self.row_size = 2 * layer.num_inputs * self.num_basis
+        first = (self.num_basis - layer.num_basis) // 2  # functions before the user's, where the policy is `zero`
+        self.own = slice(first, first + layer.num_basis)
+        layers = plan.layers.copy()
+        layers[:, INPUT_SLOT] = 0
+        self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
+        self.kernels = owner.kernels_of_degree(len(plan.marker) - 1)
+
+    def forward(self, array: torch.Tensor, x: torch.Tensor, *, wants_slopes: bool) -> torch.Tensor:
+        self.basis, *self.slopes = self.owner.fill_basis(self, x.contiguous(), wants_slopes=wants_slopes)
+        return self._flat(self.basis) @ array.reshape(-1, self.num_outputs)
+
+    def backward(
+        self, array: torch.Tensor, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
+    ) -> torch.Tensor:
+        gradient += (self._flat(self.basis).T @ cotangents).reshape(gradient.shape)
+        if not wants_inputs:
+            return cotangents
+        pulled = (cotangents @ array.reshape(-1, self.num_outputs).T).reshape(len(cotangents), *array.shape[:2])
+        return torch.einsum("npm,npm->np", self.slopes[0][..., self.own], pulled)
+
+    def _flat(self, basis: torch.Tensor) -> torch.Tensor:
+        """View the functions that have coefficients as a matrix."""
+        return basis[..., self.own].reshape(len(basis), -1)

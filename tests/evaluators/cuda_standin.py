@@ -1,0 +1,70 @@
+"""The CUDA kernels compiled as C++, and the GPU evaluator on top of them, on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator
+from kanmg.evaluators.gpu_launch import Limits
+from kanmg.evaluators.gpu_source import KERNELS, source
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+NO_COMPILER = "no C++ compiler (g++ or clang++) to compile the CUDA sources with"
+
+H200 = Limits(num_processors=132, shared_bytes=232448)
+
+
+@functools.cache
+def library(type_name, degree):
+    """Compile all kernels of a type and a degree."""
+    with tempfile.TemporaryDirectory() as folder:
+        text, target = Path(folder, "source.h"), Path(folder, "kernels.so")
+        text.write_text(source())
+        command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
+        command += [f"-DREAL={type_name}", f"-DOF_DEGREE={degree}", f'-DSOURCE="{text}"']
+        command += [str(Path(__file__).with_name("cuda_standin.cpp")), "-o", str(target)]
+        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return ctypes.CDLL(str(target))
+
+
+class StandinKernels:
+    """What `gpu_launch.CudaKernels` is, without a device."""
+
+    def __init__(self, type_name, degree, limits=H200):
+        self.limits = limits
+        self.launched = []
+        self._library = library(type_name, degree)
+
+    def launch(self, kernel, order, blocks, threads, shared_bytes, call):
+        self.launched.append((kernel, order, blocks, threads, shared_bytes))
+        function = getattr(self._library, f"{kernel}_{2 if order and KERNELS[kernel] else 0}")
+        arguments = (ctypes.c_longlong * len(call))(*call)
+        sizes = map(ctypes.c_longlong, (blocks, threads, shared_bytes))
+        assert function(*sizes, arguments) == 0, "wrote beyond the end of the shared memory"
+        assert shared_bytes <= self.limits.shared_bytes
+
+
+class OnTheCPU:
+    """A GPU evaluator with its tensors on the CPU and its kernels in C++."""
+
+    limits = H200
+
+    def _resolved(self, device):
+        return str(device).replace("cuda", "cpu")
+
+    def kernels_of_degree(self, degree):
+        return StandinKernels({"float64": "double", "float32": "float"}[self.dtype.name], degree, self.limits)
+
+
+class Standin(OnTheCPU, GPUEvaluator):
+    pass
+
+
+class DenseStandin(OnTheCPU, DenseGPUEvaluator):
+    pass

@@ -1,0 +1,239 @@
+"""The CUDA kernels as C++, and the evaluators that launch them, without a GPU."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from cuda_standin import COMPILER, NO_COMPILER, DenseStandin, Standin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kanmg
+from kanmg.errors import DeviceError, DtypeError, ShapeError
+from kanmg.evaluators.base import Jet
+from kanmg.evaluators.gpu_launch import Limits
+from kanmg.evaluators.reference import ReferenceEvaluator
+from kanmg.testing.cases import METHODS, NETWORKS, Case, chain, outside_case
+from kanmg.testing.contract import EvaluatorContract
+from kanmg.testing.networks import networks
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+
+SAMPLED = ("value", "adjoint", "squared_error", "squared_error_value")
+
+
+def assert_close(actual, expected, tolerance):
+    """Compare all numbers, relative to the largest of each result."""
+    for own, wanted in zip(flat(actual), flat(expected), strict=True):
+        assert np.shape(own) == np.shape(wanted)
+        if np.size(own):
+            assert np.abs(own - wanted).max() <= tolerance * (np.abs(wanted).max() or 1.0)
+
+
+def flat(result):
+    return [entry for part in result for entry in flat(part)] if isinstance(result, tuple | list) else [result]
+
+
+class TestStandin(EvaluatorContract):
+    def make(self, network, dtype):
+        return Standin(network, dtype, "cpu")
+
+    @pytest.mark.parametrize("layout", ["strided", "reversed", "transposed", "read-only"])
+    def test_any_memory_layout(self, layout, dtype):
+        super().test_any_memory_layout(layout, dtype)
+
+
+RANDOM = networks(degrees=st.sampled_from([1, 3, 5]), policies=["extend", "linear", "clamp", "zero"])
+
+
+@given(network=RANDOM)
+@settings(max_examples=12)
+def test_random_networks_agree_with_the_reference(network):
+    case = Case.drawn(network, "float64", num_samples=40)
+    own, reference = Standin(network, "float64", "cpu"), ReferenceEvaluator(network, "float64")
+    for method in METHODS:
+        # Rounding of second derivatives grows with the square of the number of cells, in either evaluator.
+        tolerance = 1e-10 if method.startswith("jet") else 1e-12
+        assert_close(case.call(own, method), case.call(reference, method), tolerance)
+
+
+@given(network=RANDOM)
+@settings(max_examples=12)
+def test_random_networks_in_single_precision(network):
+    """The error is below 1e-5, or below twice the reference's own where steep networks amplify rounding."""
+    exact, case = Case.drawn(network, "float64", num_samples=40), Case.drawn(network, "float32", num_samples=40)
+    exact = replace(exact, **{name: getattr(case, name).astype("f8") for name in ("theta", "x", "y", "weights")})
+    truth = ReferenceEvaluator(network, "float64")
+    own, reference = Standin(network, "float32", "cpu"), ReferenceEvaluator(network, "float32")
+    for method in SAMPLED:
+        expected = flat(exact.call(truth, method))
+        results = (flat(case.call(evaluator, method)) for evaluator in (own, reference))
+        for actual, rounded, wanted in zip(*results, expected, strict=True):
+            unit = np.abs(np.asarray(rounded, "f8") - wanted).max()
+            bound = max(1e-5 * np.abs(wanted).max(), 2 * unit)
+            assert np.abs(np.asarray(actual, "f8") - wanted).max() <= bound
+
+
+@pytest.mark.parametrize("name", ["cubic", "many outputs", "many inputs", "wide, few cells", "affine in between"])
+@pytest.mark.parametrize("shared_bytes", [232448, 40000, 19000])
+def test_where_the_jets_and_gradients_lie_changes_nothing(name, shared_bytes):
+    """All in shared memory; gradients in global memory; jets in global memory too."""
+    case = Case.drawn(NETWORKS[name], "float64", num_samples=300)
+    evaluator = Standin(case.network, "float64", "cpu")
+    expected = case.results(evaluator)
+    evaluator._kernels.limits = Limits(2, shared_bytes)
+    assert_close(case.results(evaluator), expected, 1e-13)
+
+
+def test_no_block_takes_more_shared_memory_than_there_is():
+    case = Case.drawn(chain((2, 40, 40, 1), 3, 20), "float64", num_samples=200)
+    evaluator = Standin(case.network, "float64", "cpu")
+    evaluator._kernels.limits = Limits(132, 49152)
+    for method in ("value", "squared_error", "jet_adjoint"):
+        case.call(evaluator, method)
+    sizes = [shared_bytes for *_, shared_bytes in evaluator._kernels.launched]
+    assert max(sizes) <= 49152
+
+
+@pytest.mark.parametrize("num_directions", [4, 5, 9])
+@pytest.mark.parametrize("order", [1, 2])
+def test_more_directions_than_one_sweep_takes(num_directions, order):
+    random = np.random.default_rng(0)
+    case = Case.drawn(NETWORKS["mixed degree"], "float64", num_samples=20)
+    directions = random.standard_normal((num_directions, 2))
+    seeds = random.standard_normal((order, num_directions, 20, 2))
+    cotangents = Jet(case.cotangents.value, tuple(seeds))
+    own, reference = Standin(case.network, "float64", "cpu"), ReferenceEvaluator(case.network, "float64")
+    arguments = case.theta, case.x, directions
+    assert_close(own.jet(*arguments, order), reference.jet(*arguments, order), 1e-11)
+    for method in ("jet_adjoint", "jet_jacobian"):
+        actual, expected = (getattr(each, method)(*arguments, cotangents) for each in (own, reference))
+        assert_close(actual, expected, 1e-11)
+    system = [each.jet_gauss_newton(*arguments, [cotangents], case.y[:, :1]) for each in (own, reference)]
+    assert_close(*system, 1e-11)
+
+
+@pytest.mark.parametrize("options", [{"chunk_size": 7}, {"deterministic": False}])
+def test_options_change_no_more_than_rounding(options):
+    case = Case.drawn(NETWORKS["cubic"], "float64").curved()
+    plain, other = Standin(case.network, "float64", "cpu"), Standin(case.network, "float64", "cpu", **options)
+    assert_close(case.results(other), case.results(plain), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dense_products_agree_with_the_fused_kernels(name, dtype):
+    case = Case.drawn(NETWORKS[name], dtype)
+    own, expected = DenseStandin(case.network, dtype, "cpu", chunk_size=33), Standin(case.network, dtype, "cpu")
+    for method in SAMPLED:
+        tolerance = {"float64": 1e-12, "float32": 1e-4}[dtype]
+        assert_close(case.call(own, method), case.call(expected, method), tolerance)
+
+
+@pytest.mark.parametrize("outside", ["linear", "clamp", "zero"])
+@pytest.mark.parametrize("kind", ["uniform", "clamped", "non-uniform"])
+def test_dense_products_outside_the_interval(kind, outside):
+    case = outside_case(kind, outside, "float64")
+    own, expected = DenseStandin(case.network, "float64", "cpu"), Standin(case.network, "float64", "cpu")
+    for method in SAMPLED:
+        assert_close(case.call(own, method), case.call(expected, method), 1e-12)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda evaluator: pickle.loads(pickle.dumps(evaluator))])  # noqa: S301 - our own
+def test_copies_compute_the_same(copied):
+    case = Case.drawn(NETWORKS["cubic"], "float32")
+    evaluator = Standin(case.network, "float32", "cpu", deterministic=False, chunk_size=50)
+    other = copied(evaluator)
+    assert (other.deterministic, other.chunk_size) == (False, 50)
+    np.testing.assert_array_equal(other.value(case.theta, case.x), evaluator.value(case.theta, case.x))
+
+
+def test_whole_solves_agree_with_the_cpu():
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    regression = kanmg.Regression(x, np.exp(np.sin(np.pi * x[:, :1]) + x[:, 1:] ** 2))
+
+    def poisson(x, u):
+        return u.d("x", "x") + u.d("y", "y") + u.value - torch.sin(3 * x[:, 0])
+
+    collocation = kanmg.Collocation(coordinates=("x", "y"), fields=("u",), terms=[kanmg.Term("equation", poisson, x)])
+    for problem, smoother in ((regression, kanmg.LBFGS()), (collocation, kanmg.LevenbergMarquardt())):
+        losses = []
+        for evaluator in ("cpu", partial(Standin, device="cpu")):
+            hierarchy = kanmg.uniform_hierarchy((2, 3, 1), num_levels=2, evaluator=evaluator)
+            method = kanmg.NestedIteration(smoother=smoother, steps=4)
+            losses.append(kanmg.solve(problem, hierarchy, method=method).loss)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+
+
+def tensors(case):
+    return torch.tensor(case.theta), torch.tensor(case.x)
+
+
+def test_tensors_stay_on_the_device():
+    case = Case.drawn(NETWORKS["cubic"], "float64")
+    evaluator = Standin(case.network, "float64", "cpu")
+    theta, x = tensors(case)
+    assert isinstance(evaluator.value(case.theta, x), torch.Tensor)
+    assert isinstance(evaluator.value(theta, case.x), np.ndarray)
+    gradient, point_gradients = evaluator.adjoint(theta, case.x, case.y)
+    assert isinstance(gradient, torch.Tensor)
+    assert isinstance(point_gradients, np.ndarray)
+
+
+def test_non_contiguous_and_misaligned_views_are_copied():
+    case = Case.drawn(NETWORKS["cubic"], "float64")
+    evaluator = Standin(case.network, "float64", "cpu")
+    expected = evaluator.value(case.theta, case.x)
+    theta, x = tensors(case)
+    wide = torch.zeros(2 * len(x), 4, dtype=torch.float64)
+    wide[::2, ::2] = x
+    np.testing.assert_array_equal(evaluator.value(theta, wide[::2, ::2]).numpy(), expected)
+    raw = np.zeros(case.x.nbytes + 1, np.uint8)
+    misaligned = np.frombuffer(raw.data, np.float64, case.x.size, offset=1).reshape(case.x.shape)
+    misaligned[...] = case.x
+    np.testing.assert_array_equal(evaluator.value(case.theta, misaligned), expected)
+    np.testing.assert_array_equal(evaluator.value(theta, torch.from_numpy(misaligned)).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.half(), DtypeError, r"`x` has dtype torch.float16.*Write `x.to\(torch.float64\)`"),
+        (lambda x: x.long(), DtypeError, r"`x` has dtype torch.int64"),
+        (lambda x: x.float(), DtypeError, r"`x` is float32 but `hierarchy` was built with `dtype='float64'`"),
+        (lambda x: x.to("meta"), DeviceError, r"`x` is a tensor on meta, but .* `device='cpu'`. Write `x.to\('cpu'\)`"),
+        (lambda x: x[:, :1], ShapeError, r"`x` has shape \(60, 1\) but \(N, 2\) is required"),
+        (lambda x: x.numpy().astype(int), DtypeError, r"`x` has dtype int64"),
+    ],
+)
+def test_tensors_that_cannot_be_used_are_refused(change, error, message):
+    case = Case.drawn(NETWORKS["cubic"], "float64")
+    evaluator = Standin(case.network, "float64", "cpu")
+    theta, x = tensors(case)
+    with pytest.raises(error, match=message):
+        evaluator.value(theta, change(x))
+
+
+@pytest.mark.parametrize("kind", [Standin, DenseStandin])
+def test_a_full_device_is_a_clear_error_and_the_next_call_works(kind, monkeypatch):
+    case = Case.drawn(NETWORKS["cubic"], "float64")
+    evaluator = kind(case.network, "float64", "cpu", chunk_size=1000)
+    expected = evaluator.squared_error(case.theta, case.x, case.y)
+
+    def refuse(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_zeros", refuse)
+        with pytest.raises(DeviceError, match=r"too small for `chunk_size=1000` samples .* `.*chunk_size=250\)`"):
+            evaluator.squared_error(case.theta, case.x, case.y)
+    assert_close(evaluator.squared_error(case.theta, case.x, case.y), expected, 0)
