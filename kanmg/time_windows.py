@@ -276,24 +276,15 @@ def _restricted(term: Term, axis: int, interval: tuple[float, float]) -> Term | 
     weights = None if term.point_weights is None else term.point_weights[inside]
     if not inside.any() or (weights is not None and not weights.any()):
         return None
-    normals = None if term.normals is None else term.normals[inside]
     candidates = term.candidates
     if candidates is not None:
         candidates = candidates[(candidates[:, axis] >= interval[0]) & (candidates[:, axis] <= interval[1])]
-    return replace(
-        term,
-        points=term.points[inside],
-        point_weights=weights,
-        normals=normals,
-        candidates=candidates if candidates is not None and len(candidates) else None,
-    )
+    return replace(term.take(inside), candidates=candidates if candidates is not None and len(candidates) else None)
 
 
 def _continued(term: Term, problem: Collocation, axis: int, start: float, before: Solution) -> Term:
     """Return an initial term whose values are those of the window before."""
-    x = torch.from_numpy(term.points)
-    asked = [_Asked(x) for _ in problem.fields]
-    term.residual(x, *asked)
+    asked = _asked(term, problem)
 
     def residual(x: torch.Tensor, *fields: Field) -> torch.Tensor:
         wrong = [
@@ -305,7 +296,15 @@ def _continued(term: Term, problem: Collocation, axis: int, start: float, before
 
     points = term.points.copy()
     points[:, axis] = start
-    return replace(term, residual=residual, points=points, candidates=None)
+    return replace(term, residual=residual, points=points, candidates=None, data=None)
+
+
+def _asked(term: Term, problem: Collocation) -> list[_Asked]:
+    """Find for every field which derivatives a residual asks for."""
+    x, *data = map(torch.from_numpy, term.arrays)
+    asked = [_Asked(x) for _ in problem.fields]
+    term.residual(x, *asked, *data)
+    return asked
 
 
 class _Asked:
@@ -408,8 +407,7 @@ def _check_windows(problem: Collocation, initial: tuple[str, ...], axis: int, ti
             )
     for term in problem.terms:
         if len(times) > 2 and term.name in initial:
-            x = torch.from_numpy(term.points)
-            term.residual(x, *(_Asked(x) for _ in problem.fields))
+            _asked(term, problem)
 
 
 def _check_callback(callback: Any) -> None:

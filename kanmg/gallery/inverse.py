@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from kanmg.errors import KanmgValueError
 from kanmg.gallery.equations import SPACE_TIME, cole_hopf
 from kanmg.gallery.model_problem import (
     NOISE_STREAM,
     TRAINING_STREAM,
-    Array,
     ModelProblem,
     collocation_problem,
     draw,
@@ -22,7 +20,7 @@ from kanmg.problems.terms import Term
 from kanmg.sampling import sobol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import torch
 
     from kanmg.problems.fields import Field
 
@@ -70,11 +68,10 @@ def inverse_burgers(
     There are neither initial nor boundary values: what the problem knows of the solution are the samples. It is the one
     that begins as -sin(pi x), see `burgers`. The weight of the samples is 100.
 
-    A residual sees points, not their row numbers; it looks the values of the samples up by their points.
-
     See Also
     --------
     kanmg.Parameter : The unknown number in a residual.
+    kanmg.Term : Whose `data` are the samples.
 
     Examples
     --------
@@ -102,7 +99,7 @@ def inverse_burgers(
     points = draw(SPACE_TIME, num_samples, seed, TRAINING_STREAM)
     values = cole_hopf(points, nu)[:, 0]
     errors = np.random.default_rng([seed, NOISE_STREAM]).standard_normal(num_samples)
-    measured = _looked_up(points, values + noise * values.std() * errors)
+    measured = values + noise * values.std() * errors
     return collocation_problem(
         "inverse Burgers",
         lambda x: cole_hopf(x, nu),
@@ -110,7 +107,7 @@ def inverse_burgers(
         fields=("u",),
         terms=[
             Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
-            Term("samples", lambda x, u: u.value - measured(x), points, weight=100.0),
+            Term("samples", lambda _, u, y: u.value - y, points, weight=100.0, data=measured),
         ],
         domain=SPACE_TIME,
         hierarchy_arguments={
@@ -124,9 +121,3 @@ def inverse_burgers(
         seed=seed,
         parameters={"nu": nu},
     )
-
-
-def _looked_up(points: Array, values: Array) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function of points that has these values at these points: that of the nearest."""
-    known, numbers = torch.from_numpy(points), torch.from_numpy(values)
-    return lambda x: numbers[torch.cdist(x, known.to(x.dtype)).argmin(dim=1)].to(x.dtype)

@@ -113,15 +113,12 @@ class BoundTerm:
     def take(self, rows: Array) -> BoundTerm:
         """Return the term on some of its points."""
         weights = self.term.point_weights
-        chosen = None if weights is None else weights[rows]
-        if chosen is not None and not chosen.any():
+        if weights is not None and not weights[rows].any():
             raise KanmgValueError(
                 f"term {self.term.name!r}: the `point_weights` of all {len(rows)} points that were chosen are 0. Leave "
                 "out points of weight 0, or ask for a larger `fraction`."
             )
-        normals = None if self.term.normals is None else self.term.normals[rows]
-        term = dataclasses.replace(self.term, points=self.term.points[rows], point_weights=chosen, normals=normals)
-        return BoundTerm(term, self._setting, self._recording)
+        return BoundTerm(self.term.take(rows), self._setting, self._recording)
 
     @functools.cached_property
     def candidates(self) -> BoundTerm | None:
@@ -262,19 +259,18 @@ class BoundTerm:
 
     def _sweep(self, evaluator: Evaluator, theta: Array, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
-        points = self.term.points[rows]
+        x, *data = (torch.from_numpy(array[rows]) for array in self.term.arrays)
         size = evaluator.network.num_coefficients
         paths = self.paths.rows(rows)
         jet = paths.jet(evaluator, theta[:size], self.plan.order)
         leaves = self._leaves(jet)
         unknowns = [torch.tensor(unknown).requires_grad_() for unknown in theta[size:]]
-        x = torch.from_numpy(points)
         values = self._setting.values(unknowns, x.dtype)
         named = enumerate(self._setting.fields)
         arguments = [Field(name, self._setting.coordinates, self._look_up(leaves, q)) for q, name in named]
         with looking_up(lambda scalar: self._known(values, scalar)), one_thread():
-            output = self.term.residual(x, *arguments)
-            residuals = output.reshape(len(points), -1) * torch.from_numpy(self._roots[rows])
+            output = self.term.residual(x, *arguments, *data)
+            residuals = output.reshape(len(x), -1) * torch.from_numpy(self._roots[rows])
         return _Sweep(residuals, leaves, paths, jet, unknowns)
 
     def _known(self, values: Mapping[str, torch.Tensor], scalar: Scalar) -> torch.Tensor:

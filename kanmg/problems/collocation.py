@@ -412,7 +412,7 @@ class Collocation(TermSum):
         return np.sort(permutation(length, self._seed, Stream.SUBSET, term)[:count])
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, scalars, weights, points, the derivatives that residuals ask for, and their values.
+        """SHA-256 of names, scalars, weights, points, data, the derivatives that residuals ask for, and their values.
 
         The residuals are called on some of their points with random fields, so that another equation is another
         problem, however it is written; the values are rounded to six digits.

@@ -22,7 +22,7 @@ _SAMPLED_POINTS = 256
 
 
 def fingerprint_of_terms(terms: Iterable[BoundTerm], setting: Setting, seed: int) -> str:
-    """Hash names, scalars, weights, points, the derivatives that residuals ask for, and their values.
+    """Hash names, scalars, weights, points, data, the derivatives that residuals ask for, and their values.
 
     Parameters
     ----------
@@ -46,6 +46,9 @@ def fingerprint_of_terms(terms: Iterable[BoundTerm], setting: Setting, seed: int
         for array in (term.normals, term.candidates):
             if array is not None:
                 _update(digest, array)
+        if term.data is not None:
+            digest.update(b"data")
+            _update(digest, term.data)
         if not setting.ansatz.is_plain:
             # A function cannot be hashed, nor can its values to the last bit.
             digest.update(_digits(*bound.paths.sample(_SAMPLED_POINTS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ __all__ = ["Recording", "record", "sample_residual"]
 _FEW_POINTS = 8
 # A residual may take the root of a field or divide by it: only what fails in all three is the residual's own fault.
 _INTERVALS = ((0.1, 0.9), (-0.9, -0.1), (1.0, 2.0))
+# What torch says where an array of all points, of NumPy or torch, is combined with a field at some of them.
+_WHOLE_ARRAY = re.compile(r"must match the size|numpy")
 
 
 class Recording(NamedTuple):
@@ -81,19 +84,19 @@ def record(term: Term, setting: Setting) -> Recording:
         depends on the fields or on parameters, point by point, and is finite with finite derivatives.
     """
     _check_signature(term, setting.fields)
-    few = term.points[np.unique(np.linspace(0, len(term) - 1, _FEW_POINTS).astype(int))]
-    untouched = few.copy()
+    few = _few(term, _FEW_POINTS)
     call = _call(term, few, setting)
-    if not np.array_equal(few, untouched):
-        raise KanmgValueError(
-            "the residual changes the points that it is called with, which are the term's own. Compute new tensors: `x "
-            "= x + 1` instead of `x += 1`, or `x = x.clone()` first."
-        )
-    _check_output(call, few, setting.fields)
+    for array, untouched, name in zip(few, _few(term, _FEW_POINTS), ("points", "data"), strict=False):
+        if not np.array_equal(array, untouched):
+            raise KanmgValueError(
+                f"the residual changes the {name} that it is called with, which are the term's own. Compute new "
+                "tensors: `x = x + 1` instead of `x += 1`, or `x = x.clone()` first."
+            )
+    _check_output(call, few[0], setting.fields)
     _check_pointwise(term, call, few, setting)
-    _check_finite(term, term.points, "points", setting)
+    _check_finite(term, term.arrays, "points", setting)
     if term.candidates is not None:
-        _check_finite(term, term.candidates, "candidates", setting)
+        _check_finite(term, (term.candidates,), "candidates", setting)
     _check_parameters(term, few, setting)
     requests = tuple(tuple(sorted(recorder.leaves, key=_by_order)) for recorder in call.recorders)
     _check_sides(term, requests, setting)
@@ -115,9 +118,14 @@ def sample_residual(term: Term, setting: Setting, num_points: int) -> Array:
     -------
     ndarray
     """
-    rows = np.unique(np.linspace(0, len(term) - 1, num_points).astype(int))
-    output: Array = _call(term, term.points[rows], setting).output.detach().numpy()
+    output: Array = _call(term, _few(term, num_points), setting).output.detach().numpy()
     return output
+
+
+def _few(term: Term, num_points: int) -> tuple[Array, ...]:
+    """Return copies of some points from all over the term, at most so many, and of their data."""
+    rows = np.unique(np.linspace(0, len(term) - 1, num_points).astype(int))
+    return tuple(array[rows] for array in term.arrays)
 
 
 def _by_order(wanted: Wanted) -> tuple[int, Wanted]:
@@ -142,25 +150,35 @@ def _check_sides(term: Term, requests: Sequence[Sequence[Wanted]], setting: Sett
 
 def _call(
     term: Term,
-    points: Array,
+    arrays: Sequence[Array],
     setting: Setting,
     interval: tuple[float, float] = _INTERVALS[0],
 ) -> _Call:
-    """Call a residual with random fields, and scalars that are what they are at the beginning of a run."""
-    x = torch.from_numpy(points)
-    recorders = [Recorder(q, points, interval) for q in range(len(setting.fields))]
+    """Call a residual with random fields, and scalars that are what they are at the beginning of a run.
+
+    `arrays` are points, and their data if the term has any.
+    """
+    x, *data = map(torch.from_numpy, arrays)
+    recorders = [Recorder(q, arrays[0], interval) for q in range(len(setting.fields))]
     named = zip(setting.fields, recorders, strict=True)
     arguments = [Field(name, setting.coordinates, recorder) for name, recorder in named]
     scalars = ScalarRecorder(setting.scalars, x.dtype)
     try:
         with looking_up(scalars):
-            output = term.residual(x, *arguments)
+            output = term.residual(x, *arguments, *data)
     except Exception as error:
+        named_arrays = zip(("x", "data"), arrays, strict=False)
+        shapes = " and ".join(f"`{name}` of shape {array.shape}" for name, array in named_arrays)
         error.add_note(
-            f"The residual of term {term.name!r} was called with `x` of shape {points.shape}, some of its points. It "
-            "must be a pointwise expression in torch that takes any number of them; derivatives are "
+            f"The residual of term {term.name!r} was called with {shapes}, some of its points. It must be a pointwise "
+            "expression in torch that takes any number of them; derivatives are "
             f'`{setting.fields[0]}.d("{setting.coordinates[0]}")`, not torch.autograd.grad.'
         )
+        if not data and _WHOLE_ARRAY.search(str(error)):
+            error.add_note(
+                "For measured values, one for each point, pass `data=values` to the term: the residual then gets those "
+                f"of its points, `residual({', '.join(('x', *setting.fields, 'data'))})`."
+            )
         # What Python and torch say of an operand, argument or attribute does not tell what to write instead.
         if isinstance(error, TypeError | AttributeError) and Field.__name__ in str(error):
             raise KanmgTypeError(_misused(str(error), setting)) from error
@@ -178,19 +196,33 @@ def _misused(message: str, setting: Setting) -> str:
 
 
 def _check_signature(term: Term, fields: Sequence[str]) -> None:
-    """Refuse a function that does not take the points and all fields."""
+    """Refuse a function that does not take the points, all fields, and the data if there are any."""
     try:
         signature = inspect.signature(term.residual)
     except (TypeError, ValueError):  # some built-in functions have none
         return
-    try:
-        signature.bind(*range(1 + len(fields)))
-    except TypeError:
-        arguments = ", ".join(("x", *fields))
+    has_data = term.data is not None
+    names = ("x", *fields, *["data"] * has_data)
+    if not _takes(signature, len(names)):
+        what = f"the points and {_count(len(fields), 'field')}"
+        if has_data:
+            what = f"the points, {_count(len(fields), 'field')} and `data`"
+        values = ""
+        if not has_data and _takes(signature, len(names) + 1):
+            values = " For measured values as its last argument, pass `data=` to the term."
         raise KanmgTypeError(
-            f"the residual takes the arguments {signature}, but it is called with the points and "
-            f"{_count(len(fields), 'field')}. Define it as `residual({arguments})`."
-        ) from None
+            f"the residual takes the arguments {signature}, but it is called with {what}. Define it as "
+            f"`residual({', '.join(names)})`.{values}"
+        )
+
+
+def _takes(signature: inspect.Signature, number: int) -> bool:
+    """Tell whether a function can be called with so many arguments."""
+    try:
+        signature.bind(*range(number))
+    except TypeError:
+        return False
+    return True
 
 
 def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
@@ -221,13 +253,20 @@ def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
         )
 
 
-def _check_pointwise(term: Term, call: _Call, points: Array, setting: Setting) -> None:
+def _check_pointwise(term: Term, call: _Call, arrays: Sequence[Array], setting: Setting) -> None:
     """Refuse a residual whose value at a point depends on the other points: samples are evaluated in chunks."""
-    half = (len(points) + 1) // 2
-    if half == len(points):
+    num_points = len(arrays[0])
+    half = (num_points + 1) // 2
+    if half == num_points:
         return
-    alone = _call(term, points[:half], setting)
+    alone = _call(term, [array[:half] for array in arrays], setting)
     whole, part = call.output.detach()[:half], alone.output.detach()
+    if whole.shape[1:] == (num_points,) and part.shape[1:] == (half,):
+        column = "x[:, 0]" if term.data is None or term.data.ndim == 1 else "data[:, 0]"
+        raise ShapeError(
+            f"the residual returned shape {tuple(call.output.shape)} for {num_points} points, {tuple(part.shape)} for "
+            f"{half}: shapes (N,) and (N, 1) in one expression make (N, N). Use (N,) throughout, as in `{column}`."
+        )
     if whole.shape != part.shape or not torch.allclose(whole, part, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise KanmgValueError(
             "the residual at a point changes with the other points it is called with. It must be a pointwise "
@@ -235,14 +274,14 @@ def _check_pointwise(term: Term, call: _Call, points: Array, setting: Setting) -
         )
 
 
-def _check_finite(term: Term, points: Array, name: str, setting: Setting) -> None:
+def _check_finite(term: Term, arrays: Sequence[Array], name: str, setting: Setting) -> None:
     """Refuse a residual that is not finite at some point whatever the fields are, or has no finite derivatives."""
-    count, first = 0, -1
+    count, first, points = 0, -1, arrays[0]
     for rows in row_chunks(len(points), 1):
         bad = np.ones(rows.stop - rows.start, bool)
         for interval in _INTERVALS:
             if bad.any():
-                bad &= _not_finite(_call(term, points[rows], setting, interval))
+                bad &= _not_finite(_call(term, [array[rows] for array in arrays], setting, interval))
         if bad.any() and not count:
             first = rows.start + int(np.argmax(bad))
         count += int(np.count_nonzero(bad))
@@ -268,11 +307,11 @@ def _not_finite(call: _Call) -> Array:
     return bad
 
 
-def _check_parameters(term: Term, points: Array, setting: Setting) -> None:
+def _check_parameters(term: Term, arrays: Sequence[Array], setting: Setting) -> None:
     """Refuse a residual that uses a parameter it has no derivative by, or none that is finite whatever the fields."""
     bad: set[str] | None = None
     for interval in _INTERVALS:
-        call = _call(term, points, setting, interval)
+        call = _call(term, arrays, setting, interval)
         if not call.unknowns:
             return
         gradients = torch.autograd.grad(call.output.sum(), list(call.unknowns.values()), allow_unused=True)

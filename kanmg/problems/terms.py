@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from kanmg.arrays import Array, as_array, as_columns, check_finite
+from kanmg.arrays import Array, as_array, as_columns, check_finite, check_no_gradients
 from kanmg.errors import DtypeError, KanmgError, KanmgTypeError, KanmgValueError, ShapeError
 
 __all__ = ["Term", "checked_normals", "naming"]
@@ -31,7 +31,7 @@ class Term:
         `residual(x, u, v, ...)`: the points, a tensor of shape (N, d), and one argument for each field. `u.value` is
         the field's value, `u.d("x")`, `u.d("x", "t")`, ... are derivatives, tensors of shape (N,). Returns a tensor of
         shape (N,), or (N, R) for R residuals at once. It must be a pointwise expression in torch, and ask for the same
-        derivatives at every call.
+        derivatives at every call. With `data` it has one more argument, the last: the rows that belong to the points.
     points : ndarray or Tensor, shape (N, d)
         float64 or float32. Not copied if contiguous; do not change them during a run.
     weight : float, default 1.0
@@ -43,21 +43,25 @@ class Term:
         there are several coordinates.
     candidates : ndarray or Tensor, shape (M, d), optional
         Further points, from which a method may draw some where the residual is large, in the place of some of `points`;
-        best several times as many. Of the dtype of `points`. Not together with `point_weights` or `normals`, which they
-        do not have.
+        best several times as many. Of the dtype of `points`. Not together with `point_weights`, `normals` or `data`,
+        which they do not have.
+    data : ndarray or Tensor, shape (N,) or (N, K), optional
+        Measured values, one row for each point, of the dtype of `points`. The residual gets those of its n points as a
+        tensor of shape (n,) or (n, K): `lambda x, u, y: u.value - y`. A point may stand in `points` several times, with
+        different values.
 
     Raises
     ------
     ShapeError
-        If there are no points, or they are no matrix, or there is not one weight or normal for each; if candidates have
-        another number of columns.
+        If there are no points, or they are no matrix, or there is not one weight, normal or row of data for each; if
+        candidates have another number of columns.
     NonFiniteError
         If there are NaN or infinite values in them.
     DtypeError
         If they are neither float64 nor float32, or of different dtypes.
     KanmgValueError, KanmgTypeError
-        If a weight is negative, or the residual cannot be called; if there are candidates besides weights or normals of
-        the points.
+        If a weight is negative, or the residual cannot be called; if there are candidates besides weights, normals or
+        data of the points.
 
     See Also
     --------
@@ -69,6 +73,12 @@ class Term:
     >>> import kanmg
     >>> kanmg.Term("initial", lambda x, u: u.value - torch.cos(x[:, 0]), np.zeros((5, 2)), weight=10.0)
     Term('initial', 5 points, weight=10.0)
+
+    Three measurements, two of them at one point:
+
+    >>> places, measured = np.array([[0.0], [0.5], [0.5]]), np.array([1.0, 0.6, 0.7])
+    >>> kanmg.Term("samples", lambda x, u, y: u.value - y, places, data=measured)
+    Term('samples', 3 points with data, weight=1.0)
     """
 
     name: str
@@ -78,6 +88,7 @@ class Term:
     point_weights: Array | None = field(default=None, repr=False)
     normals: Array | None = field(default=None, repr=False)
     candidates: Array | None = field(default=None, repr=False)
+    data: Array | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -95,9 +106,12 @@ class Term:
                 object.__setattr__(self, "point_weights", _checked_point_weights(self.point_weights, points))
             if self.normals is not None:
                 object.__setattr__(self, "normals", checked_normals(self.normals, points))
+            if self.data is not None:
+                object.__setattr__(self, "data", _checked_data(self.data, points))
             if self.candidates is not None:
                 self._check_alone("point_weights", self.point_weights)
                 self._check_alone("normals", self.normals)
+                self._check_alone("data", self.data)
                 object.__setattr__(self, "candidates", _checked_candidates(self.candidates, points))
 
     def __len__(self) -> int:
@@ -106,7 +120,26 @@ class Term:
     def __repr__(self) -> str:
         weighted = "" if self.point_weights is None else "weighted "
         candidates = "" if self.candidates is None else f"{len(self.candidates)} candidates, "
-        return f"Term({self.name!r}, {len(self)} {weighted}points, {candidates}weight={self.weight})"
+        data = "" if self.data is None else " with data"
+        return f"Term({self.name!r}, {len(self)} {weighted}points{data}, {candidates}weight={self.weight})"
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """What the residual is called with beside the fields, row by row: the points, and the data if there are any."""
+        return (self.points,) if self.data is None else (self.points, self.data)
+
+    def take(self, rows: Array) -> Term:
+        """Return the term on some of its points, with their weights, normals and data; candidates stay as they are.
+
+        Parameters
+        ----------
+        rows : ndarray of int or bool
+            Which points.
+        """
+        weights, normals, data = (
+            None if array is None else array[rows] for array in (self.point_weights, self.normals, self.data)
+        )
+        return replace(self, points=self.points[rows], point_weights=weights, normals=normals, data=data)
 
     def _check_alone(self, name: str, array: Array | None) -> None:
         """Refuse candidates where points have something that candidates do not have."""
@@ -166,6 +199,22 @@ def _checked_candidates(candidates: Any, points: Array) -> Array:
             f"`candidates` is {array.dtype} but `points` is {points.dtype}. Write "
             f"`candidates.astype('{points.dtype}')`."
         )
+    return _shareable(array)
+
+
+def _checked_data(data: Any, points: Array) -> Array:
+    check_no_gradients(data, "data")
+    array = as_array(data, "data")
+    if array.ndim not in (1, 2) or len(array) != len(points) or array.size == 0:
+        raise ShapeError(
+            f"`data` has shape {array.shape} but there are {len(points)} points. Pass one row for each, shape "
+            f"({len(points)},), or ({len(points)}, K) for K numbers at every point."
+        )
+    if array.dtype != points.dtype:
+        raise DtypeError(
+            f"`data` is {array.dtype} but `points` is {points.dtype}. Write `data.astype('{points.dtype}')`."
+        )
+    check_finite(array, "data")
     return _shareable(array)
 
 

@@ -51,7 +51,23 @@ def system():
     return Collocation(coordinates=("x", "t"), fields=("u", "v"), terms=terms)
 
 
-PROBLEMS = {"scalar": scalar, "system": system}
+def measured():
+    """Values of a field, several at some points, and of a derivative and a product."""
+    random = np.random.default_rng(6)
+    places = np.concatenate([draw(20, seed=1), draw(20, seed=1)[:7]])
+
+    def pairs(_x, u, v, y):
+        return torch.stack([u.d("x") - y[:, 0], u.value * v.value - y[:, 1]], dim=1)
+
+    terms = [
+        Term("equation", lambda _x, u, v: u.d("x", "x") - v.d("t"), draw(15)),
+        Term("samples", lambda _x, u, _v, y: u.value - y, places, data=random.standard_normal(27)),
+        Term("pairs", pairs, draw(30, seed=4), 2.0, np.arange(30.0), data=random.standard_normal((30, 2))),
+    ]
+    return Collocation(coordinates=("x", "t"), fields=("u", "v"), terms=terms)
+
+
+PROBLEMS = {"scalar": scalar, "system": system, "measured": measured}
 
 
 def make_level(num_outputs=1, dtype="float64", evaluator="reference", degree=4, **options):
@@ -87,7 +103,8 @@ def by_autograd(problem, evaluator, theta):
         x = torch.tensor(term.points, requires_grad=True)
         outputs = evaluator.forward(theta, x)
         fields = [Nested(outputs[:, q], x, problem.coordinates) for q in range(outputs.shape[1])]
-        residuals = term.residual(x, *fields).reshape(len(x), -1)
+        data = () if term.data is None else (torch.tensor(term.data),)
+        residuals = term.residual(x, *fields, *data).reshape(len(x), -1)
         weights = torch.ones(len(x), dtype=x.dtype) if term.point_weights is None else torch.tensor(term.point_weights)
         factors = term.weight * weights / (weights.sum() * residuals.shape[1])
         parts.append((residuals * factors.sqrt()[:, None]).reshape(-1))
