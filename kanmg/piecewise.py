@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.evaluators.base import Array
+    from kanmg.history import Status
     from kanmg.solution import Solution
 
 __all__ = ["PiecewiseSolution"]
@@ -32,6 +33,11 @@ class PiecewiseSolution:
         Where windows begin and end.
     coordinate : str
         The coordinate that was cut into windows.
+
+    Notes
+    -----
+    It has no `save`: write the windows one by one, `solution.solutions[0].save("window.0.kanmg")`, ..., keep the times,
+    and join what `kanmg.load` returns by `kanmg.PiecewiseSolution(solutions, times, "t")`.
     """
 
     solutions: tuple[Solution, ...]
@@ -42,6 +48,16 @@ class PiecewiseSolution:
     def coordinates(self) -> tuple[str, ...]:
         """Names of the inputs."""
         return self.solutions[0].coordinates
+
+    @property
+    def status(self) -> Status:
+        """How the last window ended; a march ends with a window that was interrupted or stopped, or that failed."""
+        return self.solutions[-1].status
+
+    @property
+    def loss(self) -> float:
+        """The largest loss of a window."""
+        return float(np.max([solution.loss for solution in self.solutions]))
 
     @property
     def seconds(self) -> float:

@@ -83,7 +83,8 @@ def march(
         hierarchy's domain.
     initial : str or sequence of str, default "initial"
         Names of the terms that hold at the beginning only. Later windows replace them: what they ask of a field, its
-        value or derivatives, shall there be what it is in the solution of the window before.
+        value or derivatives, shall there be what it is in the solution of the window before. Where a `transform` sets
+        the initial values, state them as a term too: it is redundant in the first window only.
     method : Cycle, optional
         Of all windows; default: `kanmg.default_method`.
     restart : bool, default False
@@ -394,7 +395,20 @@ def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:
     if missing or not initial:
         raise KanmgValueError(
             f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}."
+            f"{_hint_for_transforms(problem)}"
         )
+
+
+def _hint_for_transforms(problem: Collocation) -> str:
+    """Say what is missing where a transform has the initial values, which later windows cannot take over from it."""
+    if problem.ansatz is None or not problem.ansatz.transforms:
+        return ""
+    field, coordinates = next(iter(problem.ansatz.transforms)), ", ".join(problem.coordinates)
+    return (
+        f" If `transform` sets the initial values, state them as a term as well, e.g. `kanmg.Term('initial', lambda x, "
+        f"{', '.join(problem.fields)}: {field}.value - g(x), points)` with the points ({coordinates}) at the "
+        "beginning: it changes nothing in the first window, and says what later ones take over."
+    )
 
 
 def _check_windows(problem: Collocation, initial: tuple[str, ...], axis: int, times: Sequence[float]) -> None:

@@ -357,8 +357,10 @@ def test_large_matrices_are_refused():
         (
             {"projection": True, "linear_solver": "cg"},
             KanmgValueError,
-            "`LevenbergMarquardt` got `projection=True` and `linear_solver='cg'`, but projection needs the matrix that "
-            "conjugate gradients do without. Leave out `linear_solver`, or `projection`.",
+            (
+                "`LevenbergMarquardt` got `projection=True` and `linear_solver='cg'`, but projection needs the matrix "
+                "that conjugate gradients do without. Leave out `linear_solver`, or `projection`."
+            ),
         ),
         (
             {"projection": "yes"},
