@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluatorChoice", "EvaluatorFactory", "Hierarchy", "Level", "Transfer", "uniform_hierarchy"]
 
+# A vector of so many takes 2 GB, and a smoother keeps a dozen or more of them.
+MAX_COEFFICIENTS = 2**28
+
 EvaluatorFactory: TypeAlias = Callable[[Network, np.dtype[Any]], Evaluator]
 EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "dense", "reference"] | EvaluatorFactory
 
@@ -137,6 +140,12 @@ class Hierarchy(Sequence[Level]):
         -------
         Hierarchy
 
+        Raises
+        ------
+        KanmgTypeError, KanmgValueError
+            If `network` is none, or the finest level would have more than 2^28 coefficients: a vector of them takes 2
+            GB.
+
         Examples
         --------
         >>> import kanmg
@@ -148,7 +157,9 @@ class Hierarchy(Sequence[Level]):
         if not isinstance(network, Network):
             raise KanmgTypeError(f"`network` is a {type(network).__name__}. Pass a `kanmg.Network`.")
         networks = [network]
-        for _ in range(_checked_num_levels(num_levels) - 1):
+        number = _checked_num_levels(num_levels)
+        _check_size(network, number)
+        for _ in range(number - 1):
             networks.append(networks[-1].refine())
         return cls(networks, dtype=dtype, device=device, evaluator=evaluator)
 
@@ -350,6 +361,12 @@ def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
             "`widths=(2, 5, 1)`, for example."
         )
     sizes = list(widths)
+    for position, size in enumerate(sizes):
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise KanmgTypeError(
+                f"`widths={tuple(sizes)}` holds {size!r} at position {position}, a {type(size).__name__}. Pass "
+                "integers: `widths=(2, 5, 1)`, for example."
+            )
     least = 2 if lift is None else 3
     if len(sizes) < least:
         raise KanmgValueError(
@@ -369,6 +386,26 @@ def _checked_num_levels(num_levels: SupportsIndex) -> int:
     if number < 1:
         raise KanmgValueError(f"`num_levels` is {number}. At least 1 level is required: `num_levels=4`, for example.")
     return number
+
+
+def _check_size(network: Network, num_levels: int) -> None:
+    """Refuse a finest level that fits in no memory, before anything of it is built."""
+    splines = [layer for layer in network.layers if isinstance(layer, Spline)]
+    # Every refinement adds as many basis functions as there are cells.
+    added = sum(layer.num_inputs * layer.num_intervals * layer.num_outputs for layer in splines)
+    room = (MAX_COEFFICIENTS - network.num_coefficients) // max(added, 1)
+    possible = (room + 1).bit_length()  # levels l with added (2^(l - 1) - 1) <= room
+    if room < 0:
+        raise KanmgValueError(
+            f"the network has {network.num_coefficients} coefficients, more than the {MAX_COEFFICIENTS} that a "
+            "hierarchy may have. Use fewer cells or narrower layers."
+        )
+    if added and num_levels > possible:
+        raise KanmgValueError(
+            f"`num_levels={num_levels}` doubles {splines[0].num_intervals} cells {num_levels - 1} times: the finest "
+            f"level would have more than {MAX_COEFFICIENTS} coefficients, 2 GB in float64. Use `num_levels={possible}` "
+            "or fewer; 3 to 6 are customary."
+        )
 
 
 def _check_networks(networks: tuple[Any, ...]) -> None:
