@@ -143,8 +143,7 @@ class Hierarchy(Sequence[Level]):
         Raises
         ------
         KanmgTypeError, KanmgValueError
-            If `network` is none, or the finest level would have more than 2^28 coefficients: a vector of them takes 2
-            GB.
+            If `network` is none, or the finest level would have more than 2^28 coefficients.
 
         Examples
         --------
@@ -361,12 +360,9 @@ def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
             "`widths=(2, 5, 1)`, for example."
         )
     sizes = list(widths)
-    for position, size in enumerate(sizes):
+    for size in sizes:
         if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise KanmgTypeError(
-                f"`widths={tuple(sizes)}` holds {size!r} at position {position}, a {type(size).__name__}. Pass "
-                "integers: `widths=(2, 5, 1)`, for example."
-            )
+            raise KanmgTypeError(f"`widths={tuple(sizes)}` holds {size!r}. Pass integers, such as `widths=(2, 5, 1)`.")
     least = 2 if lift is None else 3
     if len(sizes) < least:
         raise KanmgValueError(
@@ -393,18 +389,13 @@ def _check_size(network: Network, num_levels: int) -> None:
     splines = [layer for layer in network.layers if isinstance(layer, Spline)]
     # Every refinement adds as many basis functions as there are cells.
     added = sum(layer.num_inputs * layer.num_intervals * layer.num_outputs for layer in splines)
-    room = (MAX_COEFFICIENTS - network.num_coefficients) // max(added, 1)
-    possible = (room + 1).bit_length()  # levels l with added (2^(l - 1) - 1) <= room
-    if room < 0:
+    room = MAX_COEFFICIENTS - network.num_coefficients
+    possible = (room // max(added, 1) + 1).bit_length()
+    if room < 0 or (added and num_levels > possible):
+        levels = f"`num_levels={possible}` or fewer; 3 to 6 are customary"
         raise KanmgValueError(
-            f"the network has {network.num_coefficients} coefficients, more than the {MAX_COEFFICIENTS} that a "
-            "hierarchy may have. Use fewer cells or narrower layers."
-        )
-    if added and num_levels > possible:
-        raise KanmgValueError(
-            f"`num_levels={num_levels}` doubles {splines[0].num_intervals} cells {num_levels - 1} times: the finest "
-            f"level would have more than {MAX_COEFFICIENTS} coefficients, 2 GB in float64. Use `num_levels={possible}` "
-            "or fewer; 3 to 6 are customary."
+            f"the finest of {num_levels} levels would have more than {MAX_COEFFICIENTS} coefficients, 2 GB in float64. "
+            f"Use {'fewer cells or narrower layers' if room < 0 else levels}."
         )
 
 

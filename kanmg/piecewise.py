@@ -12,13 +12,13 @@ from kanmg.arrays import as_array, like
 from kanmg.errors import ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kanmg.evaluators.base import Array
     from kanmg.history import Status
     from kanmg.solution import Solution
 
-__all__ = ["PiecewiseSolution"]
+__all__ = ["PiecewiseSolution", "joined"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,3 +149,9 @@ class PiecewiseSolution:
         ]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in (header, *rows))
+
+
+def joined(solutions: Sequence[Any], times: Sequence[float], coordinate: str) -> PiecewiseSolution | None:
+    """Join the solutions that there are, from the first window on; None if there is none."""
+    found = tuple(solution for solution in solutions if solution is not None)
+    return PiecewiseSolution(found, np.array(times[: len(found) + 1]), coordinate) if found else None

@@ -17,7 +17,7 @@ from kanmg.errors import CheckpointError, ConvergenceError, DomainError, KanmgTy
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.network import Affine, Network, Spline
-from kanmg.piecewise import PiecewiseSolution
+from kanmg.piecewise import PiecewiseSolution, joined
 from kanmg.problems.collocation import Collocation
 from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import Knots
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from kanmg.solution import Solution
 
 __all__ = ["march"]
+
+_TERM_BESIDE_TRANSFORM = (
+    "If `transform` sets the initial values, state them as a term as well, e.g. `kanmg.Term('initial', lambda x, u: "
+    "u.value - g(x), points)` at the beginning: later windows take over what it asks of the fields."
+)
 
 Windows: TypeAlias = int | Sequence[float]
 
@@ -186,19 +191,13 @@ def march(
             )
         except Exception as error:
             if isinstance(error, ConvergenceError | CheckpointError | DomainError):
-                error.solution = _joined([*solutions, error.solution], times, coordinate)
+                error.solution = joined([*solutions, error.solution], times, coordinate)
             error.add_note(f"This was window {number}, {coordinate} from {start:g} to {stop:g}.")
             raise
         solutions.append(solution)
         if solution.status in _ENDS:
             break
     return PiecewiseSolution(tuple(solutions), np.array(times[: len(solutions) + 1]), coordinate)
-
-
-def _joined(solutions: Sequence[Any], times: Sequence[float], coordinate: str) -> PiecewiseSolution | None:
-    """Join the solutions that there are, from the first window on; None if there is none."""
-    found = tuple(solution for solution in solutions if solution is not None)
-    return PiecewiseSolution(found, np.array(times[: len(found) + 1]), coordinate) if found else None
 
 
 def _call_back(callback: Callable[[Record, int], object], window: int, record: Record) -> None:
@@ -393,22 +392,11 @@ def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:
     names = [term.name for term in problem.terms]
     missing = [name for name in initial if name not in names]
     if missing or not initial:
+        in_transform = problem.ansatz is not None and problem.ansatz.transforms
+        hint = f" {_TERM_BESIDE_TRANSFORM}" if in_transform else ""
         raise KanmgValueError(
-            f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}."
-            f"{_hint_for_transforms(problem)}"
+            f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}.{hint}"
         )
-
-
-def _hint_for_transforms(problem: Collocation) -> str:
-    """Say what is missing where a transform has the initial values, which later windows cannot take over from it."""
-    if problem.ansatz is None or not problem.ansatz.transforms:
-        return ""
-    field, coordinates = next(iter(problem.ansatz.transforms)), ", ".join(problem.coordinates)
-    return (
-        f" If `transform` sets the initial values, state them as a term as well, e.g. `kanmg.Term('initial', lambda x, "
-        f"{', '.join(problem.fields)}: {field}.value - g(x), points)` with the points ({coordinates}) at the "
-        "beginning: it changes nothing in the first window, and says what later ones take over."
-    )
 
 
 def _check_windows(problem: Collocation, initial: tuple[str, ...], axis: int, times: Sequence[float]) -> None:
