@@ -59,7 +59,8 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
     last = records[-1] if len(records) else None
     norms = (record.gradient_norm for record in records)
     first = next((norm for norm in norms if not math.isnan(norm)), math.nan)
-    if last is not None and last.event == "smooth" and last.step_size == 0.0 and last.gradient_norm > FLAT * first:
+    has_stopped = last is not None and last.event == "smooth" and last.step_size == 0.0 and math.isfinite(last.loss)
+    if last is not None and has_stopped and last.gradient_norm > FLAT * first:
         found.append(
             f"The smoother stopped on level {last.level}, far from a minimum, because no step it tried lowered the "
             "loss: try another `seed`, more starts, or another smoother."

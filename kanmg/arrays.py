@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgTypeError, NonFiniteError, ShapeError
+from kanmg.errors import (
+    DeviceError,
+    DomainError,
+    DtypeError,
+    KanmgTypeError,
+    KanmgValueError,
+    NonFiniteError,
+    ShapeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,9 +102,13 @@ def as_array(data: Any, name: str) -> Array:
         If the data are anything but float64 or float32.
     ShapeError
         If rows have unequal lengths.
+    KanmgValueError
+        If values are masked: there is no mask in what is returned.
     """
     if isinstance(data, torch.Tensor):
         return _from_tensor(data, name)
+    if np.ma.is_masked(data):
+        _refuse_mask(data, name)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -111,6 +123,18 @@ def as_array(data: Any, name: str) -> Array:
             f"`{name}` has dtype {array.dtype}; float64 or float32 is required. Write `{name}.astype('float64')`."
         )
     return array
+
+
+def _refuse_mask(data: Any, name: str) -> None:
+    """Say how to drop the rows that have masked values."""
+    mask = np.ma.getmaskarray(data)
+    count = int(np.count_nonzero(mask))
+    axes = "" if mask.ndim < 2 else ".any(axis=1)" if mask.ndim == 2 else f".any(axis={tuple(range(1, mask.ndim))})"
+    raise KanmgValueError(
+        f"`{name}` is a masked array with {_plural(count, 'masked value')}, which would be taken for data. Keep the "
+        f"rows without any, the same ones of all arrays: `keep = ~np.ma.getmaskarray({name}){axes}`, then "
+        f"`{name}.data[keep]`."
+    )
 
 
 def _first_stranger(array: Array) -> str:

@@ -101,10 +101,11 @@ class Checkpoint:
             If the file is damaged, or belongs to another run.
         """
         try:
-            content: dict[str, Any] = read_file(self.path, "checkpoint", _known_classes(program))
+            # Compared first: another method's states are of classes that this one does not know.
+            content: dict[str, Any] = read_file(self.path, "checkpoint", _known_classes(program), check=self._compare)
         except FileNotFoundError:
             return None
-        self._compare(content.pop("fingerprint"))
+        del content["fingerprint"]
         return content
 
     def _compare(self, stored: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from kanmg.arrays import as_columns
 from kanmg.cycles import NestedIteration
 from kanmg.defaults import default_method
 from kanmg.driver import solve
-from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.hierarchy import Hierarchy, Level
 from kanmg.history import Status
 from kanmg.network import Spline
@@ -172,7 +172,8 @@ def convergence_study(
         Where errors are measured. Default: 10,000 uniformly distributed points in the hierarchy's domain; problems
         with `inputs` or a `transform` have no default.
     method : NestedIteration, optional
-        Default: `kanmg.default_method(problem, hierarchy)`, but with all samples on every level.
+        Default: `kanmg.default_method(problem, hierarchy)`, but with all samples on every level and none held back:
+        every level shows its own error, also where `kanmg.solve` would return a coarser one.
     seed : int, default 0
         Of the initial coefficients, and of the test points.
     progress : bool, optional
@@ -186,6 +187,8 @@ def convergence_study(
     ------
     KanmgTypeError, KanmgValueError
         If the method is no nested iteration or its levels see different samples, or there is no hierarchy or domain.
+    ShapeError, NonFiniteError
+        If `exact` returns values of another shape, or such that are not finite.
     ConvergenceError
         As `kanmg.solve`.
 
@@ -214,9 +217,11 @@ def convergence_study(
     chosen = _default_method(problem, hierarchy) if method is None else method
     methods = _methods_of_levels(chosen, hierarchy)
     points = _test_points(test_points, problem, hierarchy, seed)
+    shape = (len(points), hierarchy.widths[-1])
+    expected = None if exact is None else _exact_values(exact, points, shape)  # before the levels take their time
     solutions = _solve_levels(problem, hierarchy, methods, seed, progress)
     values = [_as_matrix(solution(points)) for solution in solutions]
-    references = values[1:] if exact is None else [_exact_values(exact, points, values[0].shape)] * len(values)
+    references = values[1:] if expected is None else [expected] * len(values)
     errors = np.full(len(values), np.nan)
     for level, reference in enumerate(references):
         errors[level] = np.linalg.norm(values[level] - reference) / np.linalg.norm(reference)
@@ -263,8 +268,8 @@ def _alone(level: Level, hierarchy: Hierarchy) -> Hierarchy:
 
 
 def _default_method(problem: Problem, hierarchy: Hierarchy) -> Any:
-    """Return the method of `kanmg.solve`, on all samples of every level: a study compares these."""
-    return replace(cast("NestedIteration", default_method(problem, hierarchy)), coarse_fraction=1.0)
+    """Return the method of `kanmg.solve`, on all samples of every level, none of which choose: a study compares."""
+    return replace(cast("NestedIteration", default_method(problem, hierarchy)), coarse_fraction=1.0, hold_back=0.0)
 
 
 def _methods_of_levels(method: Any, hierarchy: Hierarchy) -> list[NestedIteration]:
@@ -330,6 +335,13 @@ def _exact_values(exact: Function, points: Array, shape: tuple[int, ...]) -> Arr
     values = _as_matrix(exact(points))
     if values.shape != shape:
         raise ShapeError(f"`exact` returned values of shape {values.shape} at {shape[0]} points. Return {shape}.")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        where = ", ".join(f"{number:g}" for number in points[bad[0]])
+        raise NonFiniteError(
+            f"`exact` returned NaN or infinite values at {len(bad)} of {len(points)} test points (the first is row "
+            f"{bad[0]}, the point ({where})). Pass a function that is finite there, or `test_points=` without them."
+        )
     if not np.linalg.norm(values) > 0.0:
         raise KanmgValueError("`exact` vanishes at all test points: relative errors have no meaning.")
     return values

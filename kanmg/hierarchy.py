@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluatorChoice", "EvaluatorFactory", "Hierarchy", "Level", "Transfer", "uniform_hierarchy"]
 
+# A vector of so many takes 2 GB, and a smoother keeps a dozen or more of them.
+MAX_COEFFICIENTS = 2**28
+
 EvaluatorFactory: TypeAlias = Callable[[Network, np.dtype[Any]], Evaluator]
 EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "cuda", "dense", "reference"] | EvaluatorFactory
 
@@ -140,6 +143,11 @@ class Hierarchy(Sequence[Level]):
         -------
         Hierarchy
 
+        Raises
+        ------
+        KanmgTypeError, KanmgValueError
+            If `network` is none, or the finest level would have more than 2^28 coefficients.
+
         Examples
         --------
         >>> import kanmg
@@ -151,7 +159,9 @@ class Hierarchy(Sequence[Level]):
         if not isinstance(network, Network):
             raise KanmgTypeError(f"`network` is a {type(network).__name__}. Pass a `kanmg.Network`.")
         networks = [network]
-        for _ in range(_checked_num_levels(num_levels) - 1):
+        number = _checked_num_levels(num_levels)
+        _check_size(network, number)
+        for _ in range(number - 1):
             networks.append(networks[-1].refine())
         return cls(networks, dtype=dtype, device=device, evaluator=evaluator)
 
@@ -353,6 +363,9 @@ def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
             "`widths=(2, 5, 1)`, for example."
         )
     sizes = list(widths)
+    for size in sizes:
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise KanmgTypeError(f"`widths={tuple(sizes)}` holds {size!r}. Pass integers, such as `widths=(2, 5, 1)`.")
     least = 2 if lift is None else 3
     if len(sizes) < least:
         raise KanmgValueError(
@@ -372,6 +385,21 @@ def _checked_num_levels(num_levels: SupportsIndex) -> int:
     if number < 1:
         raise KanmgValueError(f"`num_levels` is {number}. At least 1 level is required: `num_levels=4`, for example.")
     return number
+
+
+def _check_size(network: Network, num_levels: int) -> None:
+    """Refuse a finest level that fits in no memory, before anything of it is built."""
+    splines = [layer for layer in network.layers if isinstance(layer, Spline)]
+    # Every refinement adds as many basis functions as there are cells.
+    added = sum(layer.num_inputs * layer.num_intervals * layer.num_outputs for layer in splines)
+    room = MAX_COEFFICIENTS - network.num_coefficients
+    possible = (room // max(added, 1) + 1).bit_length()
+    if room < 0 or (added and num_levels > possible):
+        levels = f"`num_levels={possible}` or fewer; 3 to 6 are customary"
+        raise KanmgValueError(
+            f"the finest of {num_levels} levels would have more than {MAX_COEFFICIENTS} coefficients, 2 GB in float64. "
+            f"Use {'fewer cells or narrower layers' if room < 0 else levels}."
+        )
 
 
 def _check_networks(networks: tuple[Any, ...]) -> None:

@@ -12,12 +12,13 @@ from kanmg.arrays import as_array, like
 from kanmg.errors import ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kanmg.evaluators.base import Array
+    from kanmg.history import Status
     from kanmg.solution import Solution
 
-__all__ = ["PiecewiseSolution"]
+__all__ = ["PiecewiseSolution", "joined"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +33,11 @@ class PiecewiseSolution:
         Where windows begin and end.
     coordinate : str
         The coordinate that was cut into windows.
+
+    Notes
+    -----
+    It has no `save`: write the windows one by one, `solution.solutions[0].save("window.0.kanmg")`, ..., keep the times,
+    and join what `kanmg.load` returns by `kanmg.PiecewiseSolution(solutions, times, "t")`.
     """
 
     solutions: tuple[Solution, ...]
@@ -42,6 +48,16 @@ class PiecewiseSolution:
     def coordinates(self) -> tuple[str, ...]:
         """Names of the inputs."""
         return self.solutions[0].coordinates
+
+    @property
+    def status(self) -> Status:
+        """How the last window ended; a march ends with a window that was interrupted or stopped, or that failed."""
+        return self.solutions[-1].status
+
+    @property
+    def loss(self) -> float:
+        """The largest loss of a window."""
+        return float(np.max([solution.loss for solution in self.solutions]))
 
     @property
     def seconds(self) -> float:
@@ -133,3 +149,9 @@ class PiecewiseSolution:
         ]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in (header, *rows))
+
+
+def joined(solutions: Sequence[Any], times: Sequence[float], coordinate: str) -> PiecewiseSolution | None:
+    """Join the solutions that there are, from the first window on; None if there is none."""
+    found = tuple(solution for solution in solutions if solution is not None)
+    return PiecewiseSolution(found, np.array(times[: len(found) + 1]), coordinate) if found else None

@@ -312,7 +312,7 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        described = self._describe_loss(), self._describe_starts(), self._describe_level()
+        described = self._describe_loss(), self._describe_starts(status), self._describe_level()
         parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
         return " ".join(filter(None, parts))
 
@@ -341,15 +341,20 @@ class Run:
         last = f", of {self._machine.top + 1} that were reached," if self._machine.top else ""
         return f"Level {best.level}{last} has the lowest loss at held-back points, {best.score:.1e}."
 
-    def _describe_starts(self) -> str:
+    def _describe_starts(self, status: Status) -> str:
         """Say how many starts there were, and how far their losses lie apart."""
         starts = self._history.starts
         if not len(starts):
             return ""
         finite = starts[np.isfinite(starts)]
+        if not len(finite):
+            # The last start that fails ends the run before it is compared.
+            has_ended = status in {Status.NON_FINITE, Status.DIVERGED}
+            number = sum(record.event == "start" for record in self._history) if has_ended else len(starts)
+            return f"{'All ' if has_ended else ''}{number} starts on the coarsest level failed."
         first = self._program.prologue[0]
         easier = " of the easiest problem" if isinstance(first, Draw) and first.ease else ""
-        losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}" if len(finite) else ""
+        losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}"
         failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
         resumed = sum(record.event == "resume" for record in self._history)
         kept = f"; the best {min(resumed, len(finite))} went on" if resumed else ""

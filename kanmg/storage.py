@@ -25,6 +25,8 @@ from safetensors.numpy import save as serialise_arrays
 from kanmg.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kanmg.evaluators.base import Array
 
 __all__ = ["FORMAT_VERSION", "describe", "pack", "read_file", "unpack", "write_file"]
@@ -176,7 +178,7 @@ def write_file(path: str | os.PathLike[str], kind: str, value: Any) -> None:
     Raises
     ------
     CheckpointError
-        If the file cannot be written. What was there before is untouched.
+        If the file cannot be written, or is no regular file. What was there before is untouched.
 
     Notes
     -----
@@ -194,6 +196,7 @@ def _replace(path: Path, content: bytes) -> None:
     # The name is fixed, so that the left-overs of a killed process are overwritten, not collected.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        _refuse_devices(path)
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -205,14 +208,22 @@ def _replace(path: Path, content: bytes) -> None:
             raise
         _flush_folder(path.parent)
     except FileNotFoundError as error:
+        is_there = path.parent.is_dir()
+        what, remedy = ("takes no new files", "Choose") if is_there else ("does not exist", "Create it, or choose")
         raise CheckpointError(
-            f"`{path}` cannot be written: the folder `{path.parent}` does not exist. Create it, or choose another path."
+            f"`{path}` cannot be written: the folder `{path.parent}` {what}. {remedy} another path."
         ) from error
     except OSError as error:
         raise CheckpointError(
             f"`{path}` cannot be written: {error.strerror or error}. An earlier file of this name is untouched. Free "
             "space on the disk, make the folder writable, or choose another path."
         ) from error
+
+
+def _refuse_devices(path: Path) -> None:
+    """Refuse devices, pipes and sockets: reading them may never end, and a rename would replace them."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CheckpointError(f"`{path}` is no regular file, but a device, pipe or socket. Choose another path.")
 
 
 def _flush_folder(folder: Path) -> None:
@@ -225,7 +236,13 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read_file(path: str | os.PathLike[str], kind: str, classes: Mapping[str, type] | None = None) -> Any:
+def read_file(
+    path: str | os.PathLike[str],
+    kind: str,
+    classes: Mapping[str, type] | None = None,
+    *,
+    check: Callable[[Any], None] | None = None,
+) -> Any:
     """Read what `write_file` wrote, and refuse anything else.
 
     Parameters
@@ -235,6 +252,9 @@ def read_file(path: str | os.PathLike[str], kind: str, classes: Mapping[str, typ
         What the file must be.
     classes : mapping of str to type, optional
         As for `unpack`.
+    check : callable, optional
+        Called with the entry "fingerprint" of a mapping before the rest is unpacked, so that it can refuse what has
+        classes of its own.
 
     Returns
     -------
@@ -245,9 +265,11 @@ def read_file(path: str | os.PathLike[str], kind: str, classes: Mapping[str, typ
     FileNotFoundError
         If there is no file.
     CheckpointError
-        If it cannot be read, was truncated or altered, is no kanmg file, of another kind, or of a newer version.
+        If it cannot be read, is no regular file, was truncated or altered, is no kanmg file, of another kind, or of a
+        newer version.
     """
     try:
+        _refuse_devices(Path(path))
         content = Path(path).read_bytes()
     except FileNotFoundError:
         raise
@@ -263,6 +285,8 @@ def read_file(path: str | os.PathLike[str], kind: str, classes: Mapping[str, typ
         )
     if document["kind"] != kind:
         raise CheckpointError(f"`{path}` is a {document['kind']}; a {kind} is required. {_REMEDY[kind]}")
+    if check is not None:
+        check(unpack(dict(document["content"][_MAPPING])["fingerprint"], arrays))
     return unpack(document["content"], arrays, classes)
 
 

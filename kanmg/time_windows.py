@@ -17,7 +17,7 @@ from kanmg.errors import CheckpointError, ConvergenceError, DomainError, KanmgTy
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.network import Affine, Network, Spline
-from kanmg.piecewise import PiecewiseSolution
+from kanmg.piecewise import PiecewiseSolution, joined
 from kanmg.problems.collocation import Collocation
 from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import Knots
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from kanmg.solution import Solution
 
 __all__ = ["march"]
+
+_TERM_BESIDE_TRANSFORM = (
+    "If `transform` sets the initial values, state them as a term as well, e.g. `kanmg.Term('initial', lambda x, u: "
+    "u.value - g(x), points)` at the beginning: later windows take over what it asks of the fields."
+)
 
 Windows: TypeAlias = int | Sequence[float]
 
@@ -83,7 +88,8 @@ def march(
         hierarchy's domain.
     initial : str or sequence of str, default "initial"
         Names of the terms that hold at the beginning only. Later windows replace them: what they ask of a field, its
-        value or derivatives, shall there be what it is in the solution of the window before.
+        value or derivatives, shall there be what it is in the solution of the window before. Where a `transform` sets
+        the initial values, state them as a term too: it is redundant in the first window only.
     method : Cycle, optional
         Of all windows; default: `kanmg.default_method`.
     restart : bool, default False
@@ -185,19 +191,13 @@ def march(
             )
         except Exception as error:
             if isinstance(error, ConvergenceError | CheckpointError | DomainError):
-                error.solution = _joined([*solutions, error.solution], times, coordinate)
+                error.solution = joined([*solutions, error.solution], times, coordinate)
             error.add_note(f"This was window {number}, {coordinate} from {start:g} to {stop:g}.")
             raise
         solutions.append(solution)
         if solution.status in _ENDS:
             break
     return PiecewiseSolution(tuple(solutions), np.array(times[: len(solutions) + 1]), coordinate)
-
-
-def _joined(solutions: Sequence[Any], times: Sequence[float], coordinate: str) -> PiecewiseSolution | None:
-    """Join the solutions that there are, from the first window on; None if there is none."""
-    found = tuple(solution for solution in solutions if solution is not None)
-    return PiecewiseSolution(found, np.array(times[: len(found) + 1]), coordinate) if found else None
 
 
 def _call_back(callback: Callable[[Record, int], object], window: int, record: Record) -> None:
@@ -391,8 +391,10 @@ def _check_terms(problem: Collocation, initial: tuple[str, ...]) -> None:
     names = [term.name for term in problem.terms]
     missing = [name for name in initial if name not in names]
     if missing or not initial:
+        in_transform = problem.ansatz is not None and problem.ansatz.transforms
+        hint = f" {_TERM_BESIDE_TRANSFORM}" if in_transform else ""
         raise KanmgValueError(
-            f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}."
+            f"`initial={initial!r}` must name the terms that hold at the beginning only; the terms are {names}.{hint}"
         )
 
 

@@ -40,6 +40,8 @@ def test_a_smoother_that_stopped():
     (alarm,) = find_alarms(records, 0, 1e-3)
     assert "stopped on level 0, far from a minimum, because no step it tried lowered the loss" in alarm
     assert find_alarms([record(event="start"), record(step_size=0.0, norm=1e-12)], 0, 1.0) == ()
+    failed = [record(event="start"), record(loss=math.nan, step_size=0.0)]
+    assert find_alarms(failed, 0, math.nan) == ()  # the status says so
 
 
 def test_candidates_are_held_back_and_few_points_are_told():

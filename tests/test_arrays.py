@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from kanmg import arrays
-from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgTypeError, NonFiniteError, ShapeError
+from kanmg.errors import (
+    DeviceError,
+    DomainError,
+    DtypeError,
+    KanmgTypeError,
+    KanmgValueError,
+    NonFiniteError,
+    ShapeError,
+)
 from kanmg.problems.regression import Regression
 
 WIDTHS = (2, 5, 1)
@@ -67,6 +75,18 @@ def test_results_are_tensors_where_tensors_came_in() -> None:
 def test_unusable_data_are_refused(data, error, message) -> None:
     with pytest.raises(error, match=message):
         arrays.as_columns(data, "x")
+
+
+@pytest.mark.parametrize(("shape", "any_of_a_row"), [((4,), ""), ((4, 2), r"\.any\(axis=1\)")])
+def test_masked_values_are_no_data(shape, any_of_a_row) -> None:
+    data = np.ma.masked_greater(np.arange(8.0)[: np.prod(shape)].reshape(shape), 2.5)
+    count = int(data.mask.sum())
+    with pytest.raises(KanmgValueError, match=f"`x` .* {count} masked value.*getmaskarray.x.{any_of_a_row}`"):
+        arrays.as_array(data, "x")
+    with pytest.raises(KanmgValueError, match="`y` is a masked array"):
+        Regression(np.zeros((len(data), 1)), data)
+    unmasked = np.ma.array(np.ones(3))
+    np.testing.assert_array_equal(arrays.as_array(unmasked, "x"), np.ones(3))
 
 
 def test_non_finite_values_are_counted_and_the_first_row_is_named() -> None:

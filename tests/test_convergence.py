@@ -13,7 +13,7 @@ import torch
 
 import kanmg
 from kanmg import gallery
-from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 
 mpl.use("agg")
 
@@ -153,6 +153,21 @@ def test_the_default_method_of_equations_sees_all_points_on_every_level():
     assert study.errors[2] < 0.1 * study.errors[0]
 
 
+def test_by_default_every_level_shows_its_own_error():
+    random = np.random.default_rng(0)
+    x = np.sort(random.uniform(0.0, 1.0, 60)).reshape(-1, 1)
+    problem = kanmg.Regression(x, np.exp(x) + 0.1 * random.standard_normal(x.shape))
+    hierarchy = kanmg.uniform_hierarchy(
+        (1, 1), degree=3, num_intervals=2, num_levels=4, domain=(0, 1), evaluator="reference"
+    )
+    assert kanmg.default_method(problem, hierarchy).hold_back > 0.0
+    study = kanmg.convergence_study(problem, hierarchy, exact=np.exp)
+    for level, solution in zip(hierarchy, study.solutions, strict=True):
+        assert solution.loss == pytest.approx(problem.loss(level.evaluator, solution.coefficients), rel=1e-10)
+    assert (np.diff(study.losses) < 0.0).all()  # finer levels fit the noise
+    assert study.errors[3] > study.errors[0]
+
+
 def test_fractions_of_one_may_be_a_tuple():
     whole = kanmg.convergence_study(*spline_problem(3), exact=np.exp, method=EXACT_SOLVE)
     method = dataclasses.replace(EXACT_SOLVE, coarse_fraction=(1.0, 1.0, 1.0))
@@ -226,6 +241,7 @@ def test_a_study_of_one_level_without_a_solution_cannot_be_drawn():
         ({"exact": 3}, KanmgTypeError, "`exact` is 3"),
         ({"exact": lambda x: x[:3]}, ShapeError, r"`exact` returned values of shape \(3, 1\) at 10000 points"),
         ({"exact": np.zeros_like}, KanmgValueError, "vanishes"),
+        ({"exact": lambda x: np.where(x > 0.5, np.nan, x)}, NonFiniteError, r"at \d+ of 10000 .* \(the first is row"),
         ({"method": kanmg.VCycle()}, KanmgTypeError, "by nested iteration"),
         ({"method": kanmg.NestedIteration(coarse_fraction=0.5)}, KanmgValueError, "`coarse_fraction=0.5`"),
         ({"method": kanmg.NestedIteration(steps=(1, 2))}, KanmgValueError, r"`steps=\(1, 2\)`"),

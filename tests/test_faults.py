@@ -277,6 +277,18 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(changed, name, tmp_pat
     assert path.read_bytes() == before
 
 
+def test_a_checkpoint_in_the_middle_of_another_method_is_that_of_another_run(tmp_path):
+    def stop(record):
+        if record.step == 4:
+            raise StopIteration
+
+    path = tmp_path / "a"
+    first = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=9)
+    kanmg.solve(FULL, HIERARCHY, method=first, checkpoint=path, callback=stop)
+    with pytest.raises(CheckpointError, match=r"belongs to another run: `method` was .*LevenbergMarquardt.* is now"):
+        kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=path)
+
+
 def test_the_refusal_says_what_to_do(tmp_path):
     kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=tmp_path / "a")
     with pytest.raises(
@@ -307,6 +319,7 @@ def test_damaged_checkpoints_are_refused_and_kept(tmp_path):
     [
         (5, KanmgTypeError, "`checkpoint=5` is a int. Pass the path of a file, or None."),
         ("", KanmgValueError, "`checkpoint` is empty"),
+        ("/dev/full", CheckpointError, "`/dev/full` is no regular file, but a device, pipe or socket. Choose another"),
         ("nowhere/run", CheckpointError, r"the folder `.*nowhere` does not exist. Create it, or choose another path"),
     ],
 )

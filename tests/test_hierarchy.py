@@ -338,6 +338,16 @@ def test_rightmost_input_is_named_when_the_knots_differ() -> None:
         ({"widths": (2,)}, KanmgValueError, r"`widths=\(2,\)` has 1 entries, but at least 2 are required"),
         ({"widths": (2, 1), "lift": "affine"}, KanmgValueError, r"at least 3 are required with an affine lift"),
         ({"widths": (2, 0, 1)}, KanmgValueError, r"`num_outputs=0`"),
+        ({"widths": (2.0, 1)}, KanmgTypeError, r"`widths=\(2.0, 1\)` holds 2.0. Pass integers, such as"),
+        ({"widths": (2, True)}, KanmgTypeError, r"holds True. Pass integers"),
+        ({"num_intervals": 10**15}, KanmgValueError, r"more than 268435456: the knots alone would take 8e\+06 GB"),
+        (
+            {"num_levels": 40},
+            KanmgValueError,
+            r"finest of 40 levels .* more than 268435456 .* Use `num_levels=23` or fewer",
+        ),
+        ({"num_levels": 10**12}, KanmgValueError, r"Use `num_levels=23` or fewer"),
+        ({"widths": (20_000, 20_000)}, KanmgValueError, r"more than 268435456 .* Use fewer cells or narrower layers"),
         ({"lift": "linear"}, KanmgValueError, r"`lift='linear'` is unknown. Write `lift='affine'`"),
         ({"outside": "wrap"}, KanmgValueError, r"`outside='wrap'` is unknown"),
         ({"domain": (1, -1)}, KanmgValueError, r"the interval \(1, -1\)"),
@@ -356,6 +366,18 @@ def test_rightmost_input_is_named_when_the_knots_differ() -> None:
 def test_unusable_arguments_are_refused(arguments: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         uniform_hierarchy(**{"widths": (2, 3, 1), "evaluator": "reference"} | arguments)
+
+
+def test_the_largest_number_of_levels_is_that_with_room_for_the_coefficients(monkeypatch) -> None:
+    network = uniform_hierarchy((2, 3, 1), num_levels=1, evaluator="reference")[0].network
+    for limit in range(72, 400):
+        monkeypatch.setattr("kanmg.hierarchy.MAX_COEFFICIENTS", limit)
+        networks = [network]
+        while (finer := networks[-1].refine()).num_coefficients <= limit:
+            networks.append(finer)
+        assert len(Hierarchy.from_network(network, len(networks), evaluator="reference")) == len(networks)
+        with pytest.raises(KanmgValueError, match=f"Use `num_levels={len(networks)}` or fewer"):
+            Hierarchy.from_network(network, len(networks) + 1, evaluator="reference")
 
 
 def test_what_are_no_networks_is_refused() -> None:

@@ -441,6 +441,9 @@ def test_if_all_fail_the_run_ends_with_the_last(fraction):
     assert [record.event for record in solution.history] == ["start", "choose"] * 3 + ["start"] or (
         solution.history[-1].event == "smooth"
     )
+    assert f"All {NUMBER} starts on the coarsest level failed." in solution.message
+    assert "passed over" not in solution.message
+    assert solution.alarms == ()
 
 
 # -------------------------------------------------------------------------------------------- interrupts, resumed runs

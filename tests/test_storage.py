@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +194,25 @@ def test_folders_that_are_none_are_named(tmp_path):
     (tmp_path / "plain").write_text("")
     with pytest.raises(CheckpointError, match=r"plain/file` cannot be written: Not a directory"):
         write_file(tmp_path / "plain" / "file", "checkpoint", 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder that takes no files")
+def test_folders_that_take_no_files_are_not_called_missing():
+    with pytest.raises(CheckpointError, match=r"the folder `/proc` takes no new files. Choose another path"):
+        write_file("/proc/a.kanmg", "checkpoint", 1)
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_replaced(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(CheckpointError, match=r"is no regular file, but a device, pipe or socket. Choose another"):
+            write_file(path, "checkpoint", 1)
+        with pytest.raises(CheckpointError, match=r"is no regular file"):
+            read_file(path, "checkpoint")
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
 
 
 def test_links_are_followed_and_modes_are_those_of_new_files(tmp_path):

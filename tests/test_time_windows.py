@@ -536,6 +536,35 @@ def test_initial_terms_may_use_anything_a_residual_may():
     assert slopes[1] == pytest.approx(slopes[0], abs=1e-5)
 
 
+def test_status_and_loss_are_those_of_the_last_and_of_the_worst_window(solution):
+    assert solution.status is kanmg.Status.FINISHED
+    assert solution.loss == max(part.loss for part in solution.solutions) > solution.solutions[-1].loss
+
+    def stop(_, window):
+        if window == 1:
+            raise StopIteration
+
+    stopped = kanmg.march(decay(), line(evaluator="reference"), callback=stop, **SHORT)
+    assert stopped.status is kanmg.Status.STOPPED_BY_CALLBACK
+
+
+def test_windows_that_are_saved_can_be_joined_again(solution, tmp_path):
+    t = np.linspace(0, END, 11).reshape(-1, 1)
+    for number, part in enumerate(solution.solutions):
+        part.save(tmp_path / str(number))
+    parts = tuple(kanmg.load(tmp_path / str(number)) for number in range(4))
+    again = kanmg.PiecewiseSolution(parts, solution.times, "t")
+    np.testing.assert_array_equal(again(t), solution(t))
+
+
+def test_a_transform_with_the_initial_values_needs_a_term_too():
+    transform = {"u": kanmg.Transform(offset=lambda x: 1 + 0 * x[:, 0], factor=lambda x: x[:, 0])}
+    equation = decay().terms[0]
+    problem = kanmg.Collocation(coordinates=("t",), fields=("u",), terms=[equation], transform=transform)
+    with pytest.raises(KanmgValueError, match=r"If `transform` sets .* a term as well, .* u\.value - g\(x\)"):
+        kanmg.march(problem, line(), method=METHOD)
+
+
 def test_it_can_be_pickled(solution):
     t = np.linspace(0, END, 11).reshape(-1, 1)
     again = pickle.loads(pickle.dumps(solution))  # noqa: S301 - our own bytes

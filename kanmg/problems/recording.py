@@ -12,7 +12,7 @@ import torch
 from kanmg.arrays import row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.problems.fields import Field, Recorder, ScalarRecorder, Wanted
-from kanmg.problems.scalars import looking_up
+from kanmg.problems.scalars import Constant, Parameter, looking_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,10 @@ _FEW_POINTS = 8
 _INTERVALS = ((0.1, 0.9), (-0.9, -0.1), (1.0, 2.0))
 # What torch says where an array of all points, of NumPy or torch, is combined with a field at some of them.
 _WHOLE_ARRAY = re.compile(r"must match the size|numpy")
+
+
+# What torch says when NumPy, `float` or `math` ask a tensor for its numbers.
+_CONVERSIONS = ("call numpy() on Tensor", "tensors can be converted to Python scalars", "cannot be converted to Scalar")
 
 
 class Recording(NamedTuple):
@@ -182,6 +186,8 @@ def _call(
         # What Python and torch say of an operand, argument or attribute does not tell what to write instead.
         if isinstance(error, TypeError | AttributeError) and Field.__name__ in str(error):
             raise KanmgTypeError(_misused(str(error), setting)) from error
+        if hint := _hint_for_numbers(error, setting):
+            raise KanmgTypeError(hint) from error
         raise
     return _Call(output, recorders, scalars)
 
@@ -193,6 +199,24 @@ def _misused(message: str, setting: Setting) -> str:
         f"the residual uses a field itself, which is no tensor ({message}). Write `{name}.value` for its values and "
         f'`{name}.d("{coordinate}")` for derivatives; it has nothing else.'
     )
+
+
+def _hint_for_numbers(error: Exception, setting: Setting) -> str:
+    """Say what to write instead of `float`, `math` and NumPy; empty if the error is another one."""
+    message, name = str(error), setting.fields[0]
+    if isinstance(error, TypeError) and ("real number" in message or "ufunc" in message):
+        for kind in (Parameter.__name__, Constant.__name__):
+            if kind in message:
+                return (
+                    f"the residual makes a number of a `kanmg.{kind}` or passes it to NumPy ({message}). Use the "
+                    f"{kind.lower()} itself, without `float`, and torch's functions: `torch.sin(p)`, not `np.sin(p)`."
+                )
+    if any(part in message for part in _CONVERSIONS):
+        return (
+            f"the residual passes a tensor to NumPy, or makes a number of it ({message}). Use torch's functions: "
+            f"`torch.sin({name}.value)`, not `np.sin({name}.value)`, nor `float` or `math`."
+        )
+    return ""
 
 
 def _check_signature(term: Term, fields: Sequence[str]) -> None:

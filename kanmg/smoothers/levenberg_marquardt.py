@@ -82,7 +82,8 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     linear_solver : {"auto", "cholesky", "cg"}, default "auto"
         How the systems are solved: by factorising M; or by conjugate gradients from products with J, without M; run
         with up to 30,820 coefficients. `"auto"`: Cholesky up to `max_coefficients`, conjugate gradients beyond.
-        `"cholesky"` refuses levels with more.
+        `"cholesky"` refuses levels with more. `"cg"` solves small levels by them too, where they are slower and less
+        accurate: it is for levels beyond `max_coefficients`.
     preconditioner : {"jacobi", "edges", "schwarz", "vcycle"}, default "jacobi"
         Of conjugate gradients: see `kanmg.smoothers.preconditioners.Preconditioners`.
     cg_iterations : int, default 200
@@ -98,7 +99,8 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     KanmgTypeError
         From `kanmg.solve`, if the problem's loss is no sum of squares.
     KanmgValueError
-        From `kanmg.solve`, if there are mini-batches, or more than `max_coefficients` for Cholesky.
+        If `projection` is combined with `linear_solver="cg"`. From `kanmg.solve`, if there are mini-batches, or more
+        than `max_coefficients` for Cholesky.
 
     See Also
     --------
@@ -173,6 +175,11 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         for name, value in switches.items():
             if not isinstance(value, bool):
                 raise KanmgTypeError(f"`LevenbergMarquardt` got `{name}={value!r}`. Pass True or False.")
+        if self.projection and self.linear_solver == "cg":
+            raise KanmgValueError(
+                "`LevenbergMarquardt` got `projection=True` and `linear_solver='cg'`, but projection needs the matrix "
+                "that conjugate gradients do without. Leave out `linear_solver`, or `projection`."
+            )
 
     def check(self, problem: Problem, level: Level) -> None:
         """Refuse mini-batches, losses that are no sums of squares, and matrices that are too large."""

@@ -12,6 +12,9 @@ from kanmg.errors import KanmgTypeError, KanmgValueError, NonFiniteError, ShapeE
 
 FloatArray = npt.NDArray[np.float64]
 
+MAX_INTERVALS = 2**28
+"""Largest number of cells: their ends take 2 GB."""
+
 MAX_DEGREE = 9
 """Largest degree supported; beyond it B-spline coefficients are too ill-conditioned for float64."""
 
@@ -49,6 +52,11 @@ def checked_num_intervals(num_intervals: SupportsIndex) -> int:
     if number < 1:
         raise KanmgValueError(
             f"`num_intervals` is {number}. At least 1 cell is required: `num_intervals=5`, for example."
+        )
+    if number > MAX_INTERVALS:
+        raise KanmgValueError(
+            f"`num_intervals` is {number}, more than {MAX_INTERVALS}: the knots alone would take "
+            f"{8e-9 * number:.2g} GB. Use fewer cells: `num_intervals=5` on the coarsest level, for example."
         )
     return number
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from kanmg.problems.collocation import Collocation
 from kanmg.problems.terms import Term
 
 POINTS = np.random.default_rng(0).uniform(-1.0, 1.0, (50, 2))
+RATE, NU = kanmg.Parameter("rate", 1.0), kanmg.Constant("nu", 0.1)
 
 
 def value(_x, u):
@@ -60,6 +63,28 @@ OUTPUTS = {
     "number of derivatives": (lambda _x, u: u.d("x", 2), KanmgTypeError, r"`u\.d` got 2\. Pass names"),
     "field": (lambda _x, u: u, KanmgTypeError, r"returned a Field.*Write `u\.value`"),
     "product with a field": (lambda _x, u: u * u.d("x"), KanmgTypeError, r"for \*: 'Field'.*Write `u\.value`"),
+    "sine in NumPy": (
+        lambda _x, u: torch.as_tensor(np.sin(u.value)),
+        KanmgTypeError,
+        r"passes a tensor to NumPy.*Use torch's functions: `torch.sin\(u.value\)`, not `np.sin\(u.value\)`",
+    ),
+    "sine in math": (lambda _x, u: math.sin(u.value), KanmgTypeError, r"makes a number of it.*`torch.sin\(u.value\)`"),
+    "float of values": (lambda _x, u: u.value * float(u.value), KanmgTypeError, r"makes a number of it"),
+    "float of a parameter": (
+        lambda _x, u: float(RATE) * u.value,
+        KanmgTypeError,
+        r"makes a number of a `kanmg.Parameter`.*Use the parameter itself, without `float`",
+    ),
+    "sine of a parameter in NumPy": (
+        lambda _x, u: np.sin(RATE) * u.value,
+        KanmgTypeError,
+        r"`kanmg.Parameter`.*`torch.sin\(p\)`, not `np.sin\(p\)`",
+    ),
+    "sine of a constant in NumPy": (
+        lambda _x, u: np.sin(NU) * u.value,
+        KanmgTypeError,
+        r"`kanmg.Constant`.*Use the constant itself, .*`torch.sin\(p\)`, not `np.sin\(p\)`",
+    ),
     "a number times a field": (lambda _x, u: 2 * u, KanmgTypeError, r"uses a field itself.*`u\.d\(\"x\"\)`"),
     "power of a field": (lambda _x, u: u**2, KanmgTypeError, r"uses a field itself.*Write `u\.value`"),
     "minus a field": (lambda _x, u: -u, KanmgTypeError, r"uses a field itself.*Write `u\.value`"),

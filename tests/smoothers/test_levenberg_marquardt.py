@@ -355,6 +355,14 @@ def test_large_matrices_are_refused():
             "`LevenbergMarquardt` got `acceleration=1`. Pass True or False.",
         ),
         (
+            {"projection": True, "linear_solver": "cg"},
+            KanmgValueError,
+            (
+                "`LevenbergMarquardt` got `projection=True` and `linear_solver='cg'`, but projection needs the matrix "
+                "that conjugate gradients do without. Leave out `linear_solver`, or `projection`."
+            ),
+        ),
+        (
             {"projection": "yes"},
             KanmgTypeError,
             "`LevenbergMarquardt` got `projection='yes'`. Pass True or False.",
