@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from kanmg.arrays import as_array, like, resolve_dtype
 from kanmg.devices import resolve_device
 from kanmg.errors import DeviceError, KanmgTypeError, KanmgValueError
 from kanmg.evaluators.base import Evaluator
+from kanmg.hierarchy_checks import check_networks, check_size, checked_num_levels, checked_sizes
 from kanmg.network import Affine, Layer, Network, Spline, as_domain
 from kanmg.splines.knots import uniform_knots
 from kanmg.transfers import Transfer
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from kanmg.network import Domain, Outside
 
 __all__ = ["EvaluatorChoice", "EvaluatorFactory", "Hierarchy", "Level", "Transfer", "uniform_hierarchy"]
-
-# A vector of so many takes 2 GB, and a smoother keeps a dozen or more of them.
-MAX_COEFFICIENTS = 2**28
 
 EvaluatorFactory: TypeAlias = Callable[[Network, np.dtype[Any]], Evaluator]
 EvaluatorChoice: TypeAlias = Literal["auto", "cpu", "cuda", "dense", "reference"] | EvaluatorFactory
@@ -107,7 +104,7 @@ class Hierarchy(Sequence[Level]):
         evaluator: EvaluatorChoice = "auto",
     ) -> None:
         networks = tuple(networks)
-        _check_networks(networks)
+        check_networks(networks)
         self._dtype = resolve_dtype(dtype)
         self._device = resolve_device(device)
         self._transfers = tuple(
@@ -159,8 +156,8 @@ class Hierarchy(Sequence[Level]):
         if not isinstance(network, Network):
             raise KanmgTypeError(f"`network` is a {type(network).__name__}. Pass a `kanmg.Network`.")
         networks = [network]
-        number = _checked_num_levels(num_levels)
-        _check_size(network, number)
+        number = checked_num_levels(num_levels)
+        check_size(network, number)
         for _ in range(number - 1):
             networks.append(networks[-1].refine())
         return cls(networks, dtype=dtype, device=device, evaluator=evaluator)
@@ -339,7 +336,7 @@ def uniform_hierarchy(
     >>> [level.network.num_coefficients for level in hierarchy]
     [55, 80, 130, 230]
     """
-    sizes = _checked_sizes(widths, lift)
+    sizes = checked_sizes(widths, lift)
     intervals = as_domain(domain, sizes[0])
     layers: list[Layer] = []
     for number, (num_inputs, num_outputs) in enumerate(pairwise(sizes)):
@@ -351,67 +348,6 @@ def uniform_hierarchy(
         layers.append(Spline(num_inputs, num_outputs, knots=knots, outside=outside))
     network = Network(layers, domain=intervals)
     return Hierarchy.from_network(network, num_levels, dtype=dtype, device=device, evaluator=evaluator)
-
-
-def _checked_sizes(widths: Sequence[int], lift: str | None) -> list[int]:
-    """Check `widths` and `lift`."""
-    if lift not in (None, "affine"):
-        raise KanmgValueError(f"`lift={lift!r}` is unknown. Write `lift='affine'`, or `lift=None` for splines only.")
-    if isinstance(widths, str | bytes) or not isinstance(widths, Iterable):
-        raise KanmgTypeError(
-            f"`widths={widths!r}` is a {type(widths).__name__}. Pass the numbers of inputs, hidden values and outputs: "
-            "`widths=(2, 5, 1)`, for example."
-        )
-    sizes = list(widths)
-    for size in sizes:
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise KanmgTypeError(f"`widths={tuple(sizes)}` holds {size!r}. Pass integers, such as `widths=(2, 5, 1)`.")
-    least = 2 if lift is None else 3
-    if len(sizes) < least:
-        raise KanmgValueError(
-            f"`widths={tuple(sizes)}` has {len(sizes)} entries, but at least {least} are required"
-            f"{' with an affine lift' if lift else ''}: `widths=(2, 5, 1)`, for example."
-        )
-    return sizes
-
-
-def _checked_num_levels(num_levels: SupportsIndex) -> int:
-    """Check the number of levels."""
-    if isinstance(num_levels, bool) or not hasattr(num_levels, "__index__"):
-        raise KanmgTypeError(
-            f"`num_levels` is {num_levels!r} of type `{type(num_levels).__name__}`. Write e.g. `num_levels=4`."
-        )
-    number = operator.index(num_levels)
-    if number < 1:
-        raise KanmgValueError(f"`num_levels` is {number}. At least 1 level is required: `num_levels=4`, for example.")
-    return number
-
-
-def _check_size(network: Network, num_levels: int) -> None:
-    """Refuse a finest level that fits in no memory, before anything of it is built."""
-    splines = [layer for layer in network.layers if isinstance(layer, Spline)]
-    # Every refinement adds as many basis functions as there are cells.
-    added = sum(layer.num_inputs * layer.num_intervals * layer.num_outputs for layer in splines)
-    room = MAX_COEFFICIENTS - network.num_coefficients
-    possible = (room // max(added, 1) + 1).bit_length()
-    if room < 0 or (added and num_levels > possible):
-        levels = f"`num_levels={possible}` or fewer; 3 to 6 are customary"
-        raise KanmgValueError(
-            f"the finest of {num_levels} levels would have more than {MAX_COEFFICIENTS} coefficients, 2 GB in float64. "
-            f"Use {'fewer cells or narrower layers' if room < 0 else levels}."
-        )
-
-
-def _check_networks(networks: tuple[Any, ...]) -> None:
-    """Refuse what are no networks."""
-    if not networks:
-        raise KanmgValueError("`Hierarchy` got no networks. Pass at least one, coarsest first.")
-    for index, network in enumerate(networks):
-        if not isinstance(network, Network):
-            raise KanmgTypeError(
-                f"entry {index} of `networks` is a {type(network).__name__}. Pass `kanmg.Network`s, coarsest first, or "
-                "write `kanmg.Hierarchy.from_network(network, num_levels=4)`."
-            )
 
 
 def _evaluator_factory(choice: EvaluatorChoice, device: str) -> EvaluatorFactory:

@@ -371,7 +371,7 @@ def test_unusable_arguments_are_refused(arguments: dict, error: type, message: s
 def test_the_largest_number_of_levels_is_that_with_room_for_the_coefficients(monkeypatch) -> None:
     network = uniform_hierarchy((2, 3, 1), num_levels=1, evaluator="reference")[0].network
     for limit in range(72, 400):
-        monkeypatch.setattr("kanmg.hierarchy.MAX_COEFFICIENTS", limit)
+        monkeypatch.setattr("kanmg.hierarchy_checks.MAX_COEFFICIENTS", limit)
         networks = [network]
         while (finer := networks[-1].refine()).num_coefficients <= limit:
             networks.append(finer)
