@@ -214,7 +214,9 @@ def _hint_for_numbers(error: Exception, setting: Setting) -> str:
     if any(part in message for part in _CONVERSIONS):
         return (
             f"the residual passes a tensor to NumPy, or makes a number of it ({message}). Use torch's functions: "
-            f"`torch.sin({name}.value)`, not `np.sin({name}.value)`, nor `float` or `math`."
+            f"`torch.sin({name}.value)`, not `np.sin({name}.value)`, nor `float` or `math`. "
+            "For measured values, one for each point, pass `data=values` to the term: the residual then gets those of "
+            "its points, `residual(x, u, data)`."
         )
     return ""
 

@@ -301,9 +301,11 @@ def test_a_residual_that_waits_for_data():
 def test_an_array_of_all_points_beside_the_fields_is_told_what_to_write(kind, length):
     values = kind(numbers(draw(length)))
     term = Term("samples", lambda _x, u: u.value - values, draw(length))
-    with pytest.raises(RuntimeError) as caught:
+    # NumPy's arrays do not meet tensors at all.
+    with pytest.raises(KanmgTypeError if kind is np.asarray else RuntimeError) as caught:
         Collocation(coordinates=("x", "t"), fields=("u",), terms=[term])
-    assert any("pass `data=values` to the term" in n and "`residual(x, u, data)`" in n for n in caught.value.__notes__)
+    told = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+    assert any("pass `data=values` to the term" in words and "`residual(x, u, data)`" in words for words in told)
 
 
 def test_notes_tell_the_shape_of_the_data_and_do_not_ask_for_them_twice():
