@@ -17,6 +17,7 @@ from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.starts import Starts
 
 if TYPE_CHECKING:
+    from kanmg.cycles import Steps
     from kanmg.hierarchy import Hierarchy
     from kanmg.network import Network
     from kanmg.problems.base import Problem
@@ -119,12 +120,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
         # Candidates are held back anyway; this makes them choose the level.
         hold_back=_HELD_BACK if problem.can_be_redrawn else 0.0,
     )
-    reason = (
-        "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
-        f"finest level has {networks[-1].num_coefficients} coefficients: up to {method.steps} steps a level"
-    )
-    if isinstance(starts, Starts):
-        reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
+    reason = _reason(networks[-1], method.steps, starts)
     if problem.can_be_eased:
         reason += ", on a path from easier problems"
     if problem.can_be_redrawn:
@@ -147,23 +143,30 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
     coarse = [part if part < _MOST_OF_THE_SAMPLES else 1.0 for part in coarse]
     part = _part_held_back(problem.num_samples)
     has_choice = len(networks[0].layers) > 1
+    starts = Starts(16, steps=30, fraction=coarse[0] if coarse else 1.0) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(),
         steps=60,
-        starts=Starts(16, steps=30, fraction=coarse[0] if coarse else 1.0) if has_choice else 1,
+        starts=starts,
         coarse_fraction=(*coarse, 1.0),
         idle=0.1,
         refit=2 if has_choice else 0,
         hold_back=part,
     )
+    reason = _reason(networks[-1], method.steps, starts)
     number = problem.num_validation or round(part * problem.num_samples)
+    return method, f"{reason}; {number} held-back samples choose the level."
+
+
+def _reason(finest: Network, steps: Steps, starts: int | Starts) -> str:
+    """Say why Levenberg-Marquardt was chosen, and how much of it."""
     reason = (
         "`method=None` chose nested iteration with Levenberg-Marquardt, because the loss is a sum of squares and the "
-        f"finest level has {networks[-1].num_coefficients} coefficients: up to {method.steps} steps a level"
+        f"finest level has {finest.num_coefficients} coefficients: up to {steps} steps a level"
     )
-    if isinstance(method.starts, Starts) and has_choice:
-        reason += f", after {method.starts.number} starts of {method.starts.steps} steps on the coarsest"
-    return method, f"{reason}; {number} held-back samples choose the level."
+    if isinstance(starts, Starts):
+        reason += f", after {starts.number} starts of {starts.steps} steps on the coarsest"
+    return reason
 
 
 def _part_held_back(num_samples: int) -> float:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array
     from kanmg.history import Record
+    from kanmg.program import Program
     from kanmg.solution import Solution
 
 __all__ = ["solve"]
@@ -96,7 +97,8 @@ def solve(
     -------
     Solution
         Of the finest level reached: the coefficients with the lowest loss on all samples. With `patience`, those with
-        the lowest validation loss; with mini-batches, the last ones.
+        the lowest validation loss; with the method's `hold_back`, as by default for a regression, those with the lowest
+        one of all levels; with mini-batches, the last ones.
 
     Raises
     ------
@@ -145,21 +147,7 @@ def solve(
     whole, problem = problem, problem.holding_back(program.hold_back)
     standardised = problem.standardised(may_shift=bears_shifts(hierarchy[0].network))
     inner, standardisation = (problem, None) if standardised is None else standardised
-    for instruction in (*program.prologue, *program.cycle):
-        if isinstance(instruction, Smooth):
-            instruction.smoother.check(problem, hierarchy[instruction.level])
-        elif isinstance(instruction, Draw | Pose) and instruction.ease and not problem.can_be_eased:
-            raise KanmgValueError(
-                "`continuation` leads from an easier problem, but this one has none. State it with a constant that has "
-                'an easier value, `kanmg.Constant("nu", 1e-3, easier=0.05)`, or leave `continuation` out.'
-            )
-        elif isinstance(instruction, Redraw) and not problem.can_be_redrawn:
-            raise KanmgValueError(
-                "`redraw` takes points from the candidates of terms, but this problem has none. State a term with "
-                "`kanmg.Term(..., candidates=kanmg.sampling.sobol(domain, 40_000, seed=1))`, or leave `redraw` out."
-            )
-        elif isinstance(instruction, Weigh):
-            _check_terms(problem, instruction)
+    _check_program(problem, hierarchy, program)
     file = None
     if checkpoint is not None:
         fingerprint = fingerprint_of_run(whole, hierarchy, chosen, seed, None if initial is None else theta)
@@ -192,6 +180,25 @@ def solve(
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _check_program(problem: Problem, hierarchy: Hierarchy, program: Program) -> None:
+    """Refuse instructions that the problem cannot follow."""
+    for instruction in (*program.prologue, *program.cycle):
+        if isinstance(instruction, Smooth):
+            instruction.smoother.check(problem, hierarchy[instruction.level])
+        elif isinstance(instruction, Draw | Pose) and instruction.ease and not problem.can_be_eased:
+            raise KanmgValueError(
+                "`continuation` leads from an easier problem, but this one has none. State it with a constant that has "
+                'an easier value, `kanmg.Constant("nu", 1e-3, easier=0.05)`, or leave `continuation` out.'
+            )
+        elif isinstance(instruction, Redraw) and not problem.can_be_redrawn:
+            raise KanmgValueError(
+                "`redraw` takes points from the candidates of terms, but this problem has none. State a term with "
+                "`kanmg.Term(..., candidates=kanmg.sampling.sobol(domain, 40_000, seed=1))`, or leave `redraw` out."
+            )
+        elif isinstance(instruction, Weigh):
+            _check_terms(problem, instruction)
 
 
 def _check_terms(problem: Problem, instruction: Weigh) -> None:

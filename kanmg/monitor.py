@@ -209,10 +209,14 @@ class Monitor:
 
     def _leave_level(self, event: Event) -> None:
         """Forget what does not compare with what follows."""
-        if not self.chooses_level or event.kind in _OTHER_LOSSES:
-            self.validated = None
-        elif self.validated is not None and not self.wants_tolerance and math.isfinite(self.lowest_here):
-            # A level that is only passed through has no validation loss, and says nothing.
+        if not self.chooses_level or event.kind == "pose":
+            self.validated, self.lowest_here = None, math.inf
+            return
+        # Other points and weights of the same level change its training loss, not the one at held-back points.
+        if event.kind in _OTHER_LOSSES:
+            return
+        # A level that is only passed through has no validation loss, and says nothing.
+        if self.validated is not None and not self.wants_tolerance and math.isfinite(self.lowest_here):
             self.has_turned = self.lowest_here > TURNING_FACTOR * self.validated.score
         self.lowest_here = math.inf
 

@@ -86,8 +86,10 @@ class Run:
         self._standardisation = standardisation
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
-        self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss)
-        self.monitor.chooses_level = program.hold_back > 0.0
+        chooses_level = program.hold_back > 0.0
+        self.monitor = Monitor(
+            len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss, chooses_level=chooses_level
+        )
         self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
         self._epoch = problem.steps_per_epoch
         interval = max(VALIDATION_INTERVAL, self._epoch)

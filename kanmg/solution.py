@@ -41,7 +41,8 @@ class Solution:
     ----------
     coefficients : ndarray, shape (num_coefficients,)
         The best ones on the finest level reached: those with the lowest training loss; with `patience`, those with the
-        lowest validation loss; with mini-batches, the last ones.
+        lowest validation loss; with the method's `hold_back`, those with the lowest one of all levels; with
+        mini-batches, the last ones.
     level : int
         The level they belong to.
     loss : float

@@ -101,6 +101,35 @@ def test_parts_that_make_no_sense_are_refused(cycle):
         cycle(hold_back="a tenth")
 
 
+def test_few_samples_that_have_weight_are_not_held_back():
+    """Of 120 samples two count: whichever part is drawn, the default solves the problem."""
+    weights = np.zeros(120)
+    weights[:2] = 1.0
+    problem = kanmg.Regression(X, CLEAN, weights=weights)
+    held_back = [kanmg.Regression(X, CLEAN, weights=weights, seed=seed).holding_back(0.2) for seed in range(20)]
+    assert 0 in {other.num_validation for other in held_back}
+    assert kanmg.solve(problem, HIERARCHY).loss < 1e-20
+
+
+def test_weights_that_change_on_a_level_do_not_forget_the_best():
+    """Balanced blocks of steps: their training losses do not compare, those at candidates do."""
+
+    def equation(x, u):
+        return u.d("x", "x") + 9.0 * torch.sin(3.0 * x[:, 0])
+
+    candidates = np.linspace(-1.0, 1.0, 400).reshape(-1, 1)
+    terms = [
+        kanmg.Term("equation", equation, candidates[::20], candidates=candidates),
+        kanmg.Term("ends", lambda x, u: u.value - torch.sin(3.0 * x[:, 0]), np.array([[-1.0], [1.0]])),
+    ]
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+    method = kanmg.NestedIteration(LM, steps=6, hold_back=0.1, balance=kanmg.Balance(every=2))
+    solution = kanmg.solve(problem, HIERARCHY, method=method)
+    lowest = np.nanmin([record.validation_loss for record in solution.history])
+    evaluator = HIERARCHY[solution.level].evaluator
+    assert problem.validation_loss(evaluator, solution.coefficients) == pytest.approx(lowest, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "method",
     [

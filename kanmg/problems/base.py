@@ -116,7 +116,7 @@ class Problem(ABC):
     def holding_back(self, part: float) -> Problem:  # noqa: ARG002
         """Return the problem without a part of its samples, which its validation loss is one of from then on.
 
-        The same problem, the default, where it has held-back data already or cannot do without any.
+        The same problem, the default, where it has held-back data already, or where one part would have no weight.
 
         Parameters
         ----------

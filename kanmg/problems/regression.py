@@ -275,8 +275,11 @@ class Regression(Problem):
     def holding_back(self, part: float) -> Regression:
         if self._validation is not None or not 0 < round(part * self.num_samples) < self.num_samples:
             return self
+        samples, held_back = _parted(self._samples, round(part * self.num_samples), self._seed)
+        if not (samples.total_weight > 0.0 and held_back.total_weight > 0.0):
+            return self
         other = copy.copy(self)
-        samples, other._validation = _hold_back(self._samples, part, self._seed)  # noqa: SLF001 - another regression
+        other._validation = held_back  # noqa: SLF001 - another regression, here and below
         other._set_samples(samples, self._batch_size)  # noqa: SLF001
         return other
 
@@ -340,10 +343,15 @@ def _hold_back(samples: Samples, fraction: float, seed: int) -> tuple[Samples, S
             f"`validation={fraction:g}` holds back {count} of {len(samples)} samples. At least one must be held back "
             "and one be left: pass more samples, or a pair `(x, y)`."
         )
-    order = permutation(len(samples), seed, Stream.SPLIT)
-    held_back, rest = (samples.take(np.sort(part)) for part in (order[:count], order[count:]))
+    rest, held_back = _parted(samples, count, seed)
     _checked_weight(held_back, "held-back samples")
     return rest, held_back
+
+
+def _parted(samples: Samples, count: int, seed: int) -> tuple[Samples, Samples]:
+    """Draw so many samples at random; return the others and these."""
+    order = permutation(len(samples), seed, Stream.SPLIT)
+    return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 
 
 def _checked_pair(x: Any, y: Any, samples: Samples) -> Samples:

@@ -14,7 +14,7 @@ from kanmg.threads import one_thread
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
 
-__all__ = ["DampedEquations", "as_array_like", "as_tensor"]
+__all__ = ["SMALLEST_ENTRY", "DampedEquations", "as_array_like", "as_tensor"]
 
 # Diagonal entries below this part of the largest one belong to coefficients that no sample sees.
 SMALLEST_ENTRY = 1e-14

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kanmg.smoothers.conjugate_gradients import conjugate_gradients
+from kanmg.smoothers.damped_equations import SMALLEST_ENTRY
 from kanmg.smoothers.preconditioners import Preconditioners
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from kanmg.problems.linearisation import Linearisation
 
 __all__ = ["MatrixFreeEquations", "next_forcing"]
-
-# Diagonal entries below this part of the largest one belong to coefficients that no sample sees.
-SMALLEST_ENTRY = 1e-14
 
 # Between these, how far the residual of a system is reduced follows the gradients of the steps before.
 LEAST_FORCING, FIRST_FORCING = 1e-3, 0.1
