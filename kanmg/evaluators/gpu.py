@@ -12,27 +12,30 @@ from kanmg.devices import resolve_device
 from kanmg.errors import DeviceError, KanmgValueError
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
-from kanmg.evaluators.gpu_arguments import DeviceEvaluator, groups, on_host, own_seeds
-from kanmg.evaluators.gpu_launch import cuda_kernels, geometry, merge_blocks
-from kanmg.evaluators.gpu_source import FIELDS, MERGE_GROUPS
-from kanmg.evaluators.plan import INPUT_SLOT, INPUTS, make_plan
+from kanmg.evaluators.gpu_arguments import DeviceEvaluator, Paths, address, groups, on_host
+from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, merge_blocks, num_blocks
+from kanmg.evaluators.gpu_source import CARDINAL, MAX_THREADS, MERGE_GROUPS, TILES, CallArguments
+from kanmg.evaluators.plan import BASIS, COEFFICIENTS, INPUT_SLOT, INPUTS, UNIFORM, make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
+
     from kanmg.evaluators.gpu_launch import Geometry, Kernels
+    from kanmg.evaluators.plan import IntArray, Plan
     from kanmg.network import Network
 
-__all__ = ["GPUEvaluator"]
+    Order = npt.NDArray[np.int32]
+
+__all__ = ["GPUEvaluator", "device_layout"]
 
 # Samples of one launch, and entries of a dense Jacobian that is multiplied at once.
 _CHUNK_SIZE = 1 << 22
 _JACOBIAN_ENTRIES = 1 << 28
 
-_MERGE_THREADS = 128
-_NAMES = tuple(name for _, name in FIELDS)
 _TYPE_NAMES = {"float64": "double", "float32": "float"}
 
 
@@ -50,8 +53,6 @@ class GPUEvaluator(DeviceEvaluator):
     dtype : numpy.dtype or str
         float64 or float32.
     device : str or torch.device, default "cuda"
-    deterministic : bool, default True
-        The same bits on every call; else sums of gradients in any order, by atomic operations.
     chunk_size : int, optional
         Samples that are on the way at a time: lower it when the device's memory is too small.
 
@@ -69,36 +70,51 @@ class GPUEvaluator(DeviceEvaluator):
         dtype: Any,
         device: Any = "cuda",
         *,
-        deterministic: bool = True,
         chunk_size: int = _CHUNK_SIZE,
     ) -> None:
         super().__init__(network, resolve_dtype(dtype))
         if chunk_size < 1:
             raise KanmgValueError(f"`chunk_size` is {chunk_size}. It must be at least 1; {_CHUNK_SIZE} is the default.")
-        self.deterministic, self.chunk_size = deterministic, chunk_size
+        self.chunk_size = chunk_size
         self.device = torch.device(self._resolved(device))
         plan = make_plan(network, self.dtype, grouped=False)
-        layers = plan.layers.copy()
-        layers[:, INPUT_SLOT] = np.cumsum(layers[:, INPUTS]) - layers[:, INPUTS]
+        layers, order, places = device_layout(plan, network)
         self._width = sum(network.widths)
-        self._degree, self._size = len(plan.marker) - 1, plan.num_coefficients
-        self._layers, self._tables = (
-            torch.from_numpy(layers).to(self.device),
-            torch.from_numpy(plan.tables).to(self.device),
+        self._degree, self._size = len(plan.marker) - 1, len(order)
+        self._layers, self._tables, self._order, self._places = (
+            torch.from_numpy(array).to(self.device) for array in (layers, plan.tables, order, places)
         )
-        positions = None if plan.padding is None else plan.padding.positions
-        self._positions = None if positions is None else torch.from_numpy(positions).to(self.device)
-        self._kernels = self.kernels_of_degree(self._degree)
+        self._kernels = {tile: self.kernels_of_degree(self._degree, tile) for tile in TILES}
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._launches: dict[Any, tuple[Kernels, Geometry, int]] = {}
+        self._template = CallArguments(
+            layers=self._layers.data_ptr(),
+            tables=self._tables.data_ptr(),
+            order=self._order.data_ptr(),
+            places=self._places.data_ptr(),
+            status=self._status.data_ptr(),
+            num_layers=len(layers),
+            num_coefficients=self._size,
+            num_places=network.num_coefficients,
+            entries=self._width,
+        )
         self._reference = ReferenceEvaluator(network, self.dtype, self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.network, self.dtype, str(self.device), self.deterministic, self.chunk_size)
+        return _rebuilt, (type(self), self.network, self.dtype, str(self.device), self.chunk_size)
 
     def value(self, theta: Any, x: Any) -> Any:
-        return self.jet(theta, x, np.zeros((0, self.network.num_inputs), self.dtype), 0).value
+        with self._memory():
+            points, coefficients = self._points(x), self._coefficients(theta)
+            result = self._empty(len(points), self.network.num_outputs)
+            for rows in self._rows(len(points)):
+                call = self._call(points, rows)
+                call.values = address(result, rows.start)
+                self._sweep("evaluate", call, coefficients)
+            self._check_status()
+            return self._returned(result, x)
 
     def jet(self, theta: Any, x: Any, directions: Any, order: int, *, curvatures: Any = None) -> Jet:
         if order > 2:
@@ -106,16 +122,15 @@ class GPUEvaluator(DeviceEvaluator):
             return jet
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
-            coefficients, num_paths = self._coefficients(theta), len(paths[0])
+            coefficients = self._coefficients(theta)
             value = self._empty(len(points), self.network.num_outputs)
-            derivatives = [self._empty(num_paths, *value.shape) for _ in range(order)]
-            for rows, group in self._parts(len(points), num_paths, order):
-                outputs = [part[group, rows].contiguous() for part in derivatives]
-                call = self._call(coefficients, points[rows], paths, rows, group, order)
-                call |= {"values": value[rows]} | dict(zip(("first", "second"), outputs, strict=False))
-                self._sweep("evaluate", call)
-                for part, output in zip(derivatives, outputs, strict=True):
-                    part[group, rows] = output
+            derivatives = [self._empty(paths.number, *value.shape) for _ in range(order)]
+            for rows, group in self._parts(len(points), paths.number, order):
+                call = self._call(points, rows, paths, group, order)
+                call.values = address(value, rows.start)
+                for name, derivative in zip(("first", "second"), derivatives, strict=False):
+                    setattr(call, name, derivative[group, rows].data_ptr())
+                self._sweep("evaluate", call, coefficients, directions=group.stop - group.start)
             self._check_status()
             return Jet(self._returned(value, x), tuple(self._returned(part, x) for part in derivatives))
 
@@ -123,13 +138,13 @@ class GPUEvaluator(DeviceEvaluator):
         with self._memory():
             points, coefficients = self._points(x), self._coefficients(theta)
             seeds = self._array(cotangents, "cotangents", (len(points), self.network.num_outputs))
-            gradient, point_gradients = self._zeros(self._size), self._empty(*points.shape)
+            gradient, point_gradients = None, self._empty(*points.shape)
             for rows in self._rows(len(points)):
-                call = self._call(coefficients, points[rows])
-                call |= {"cotangents": seeds[rows], "point_gradients": point_gradients[rows]}
-                gradient += self._gradient(call)[1]
+                call = self._call(points, rows)
+                call.cotangents, call.point_gradients = address(seeds, rows.start), address(point_gradients, rows.start)
+                gradient = self._gradient(call, coefficients, gradient)[1]
             self._check_status()
-            return self._returned(self._compressed(gradient), theta), self._returned(point_gradients, x)
+            return self._returned(self._or_zeros(gradient), theta), self._returned(point_gradients, x)
 
     def jet_adjoint(self, theta: Any, x: Any, directions: Any, cotangents: Jet, *, curvatures: Any = None) -> Any:
         order = len(cotangents.derivatives)
@@ -137,13 +152,14 @@ class GPUEvaluator(DeviceEvaluator):
             return self._by_reference("jet_adjoint", theta, x, directions, cotangents, curvatures)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
-            coefficients, gradient = self._coefficients(theta), self._zeros(self._size)
-            seeds = self._seeds(len(paths[0]), len(points), cotangents)
-            for rows, group in self._parts(len(points), len(paths[0]), order):
-                call = self._call(coefficients, points[rows], paths, rows, group, order)
-                gradient += self._gradient(call | own_seeds(seeds, rows, group))[1]
+            coefficients, gradient = self._coefficients(theta), None
+            seeds = self._seeds(paths.number, len(points), cotangents)
+            for rows, group in self._parts(len(points), paths.number, order):
+                call = self._call(points, rows, paths, group, order)
+                _seed(call, seeds, rows, group)
+                gradient = self._gradient(call, coefficients, gradient, directions=group.stop - group.start)[1]
             self._check_status()
-            return self._returned(self._compressed(gradient), theta)
+            return self._returned(self._or_zeros(gradient), theta)
 
     def jet_jacobian(self, theta: Any, x: Any, directions: Any, cotangents: Jet, *, curvatures: Any = None) -> Any:
         order = len(cotangents.derivatives)
@@ -151,37 +167,35 @@ class GPUEvaluator(DeviceEvaluator):
             return self._by_reference("jet_jacobian", theta, x, directions, cotangents, curvatures)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
-            seeds = self._seeds(len(paths[0]), len(points), cotangents)
-            rows = self._jacobian_rows(self._coefficients(theta), points, paths, order, seeds)
+            seeds = self._seeds(paths.number, len(points), cotangents)
+            rows = self._jacobian_rows(self._coefficients(theta), points, paths, order, seeds, slice(0, len(points)))
             self._check_status()
-            return self._returned(self._compressed(rows), x)
+            return self._returned(rows, x)
 
     def squared_error(self, theta: Any, x: Any, y: Any, weights: Any = None) -> tuple[float, Any]:
         with self._memory():
-            points, targets, coefficients = (
-                self._points(x),
-                self._targets(len(x), y, weights),
-                self._coefficients(theta),
-            )
-            loss, gradient = 0.0, self._zeros(self._size)
+            points, targets = self._points(x), self._targets(len(x), y, weights)
+            coefficients = self._coefficients(theta)
+            loss, gradient = 0.0, None
             for rows in self._rows(len(points)):
-                call = self._call(coefficients, points[rows]) | {name: part[rows] for name, part in targets.items()}
-                part, own = self._gradient(call)
-                loss, gradient = loss + part.item(), gradient + own
+                call = self._call(points, rows)
+                _compare(call, targets, rows)
+                part, gradient = self._gradient(call, coefficients, gradient)
+                loss += part.item()
             self._check_status()
-            return loss, self._returned(self._compressed(gradient), theta)
+            return loss, self._returned(self._or_zeros(gradient), theta)
 
     def squared_error_value(self, theta: Any, x: Any, y: Any, weights: Any = None) -> float:
         with self._memory():
-            points, targets, coefficients = (
-                self._points(x),
-                self._targets(len(x), y, weights),
-                self._coefficients(theta),
-            )
+            points, targets = self._points(x), self._targets(len(x), y, weights)
+            coefficients = self._coefficients(theta)
             loss = 0.0
             for rows in self._rows(len(points)):
-                call = self._call(coefficients, points[rows]) | {name: part[rows] for name, part in targets.items()}
-                loss += self._sweep("evaluate", call, wants_losses=True)[1].item()
+                call = self._call(points, rows)
+                _compare(call, targets, rows)
+                losses = self._losses(call, self._launch_of("evaluate", call.samples, 0)[2])
+                self._sweep("evaluate", call, coefficients)
+                loss += losses[:-1].sum().item()
             self._check_status()
             return loss
 
@@ -189,23 +203,26 @@ class GPUEvaluator(DeviceEvaluator):
         with self._memory():
             points, coefficients = self._points(x), self._coefficients(theta)
             units = torch.eye(self.network.num_outputs, dtype=coefficients.dtype, device=self.device)
-            result = self._zeros(len(points), self.network.num_outputs, self._size)
+            result = self._zeros(len(points), self.network.num_outputs, len(coefficients))
             for q, unit in enumerate(units):
                 for rows in self._rows(len(points)):
-                    call = self._call(coefficients, points[rows]) | {"rows": result[rows][:, q]}
-                    call |= {"cotangents": unit.expand(rows.stop - rows.start, -1).contiguous()}
-                    self._sweep("differentiate_rows", call | {"row_stride": result[0].numel()})
+                    call = self._call(points, rows)
+                    seeds = unit.expand(rows.stop - rows.start, -1).contiguous()
+                    call.rows, call.row_stride = result[rows][:, q].data_ptr(), result[0].numel()
+                    call.cotangents = seeds.data_ptr()
+                    self._sweep("differentiate_rows", call, coefficients)
             self._check_status()
-            return self._returned(self._compressed(result), x)
+            return self._returned(result, x)
 
     def jvp(self, theta: Any, x: Any, direction: Any) -> Any:
         with self._memory():
             points, coefficients = self._points(x), self._coefficients(theta)
-            tangent = self._padded(self._array(direction, "direction", (self.network.num_coefficients,)))
+            tangent = self._ordered(self._array(direction, "direction", (self.network.num_coefficients,)))
             result = self._empty(len(points), self.network.num_outputs)
             for rows in self._rows(len(points)):
-                call = self._call(coefficients, points[rows]) | {"tangent": tangent, "first": result[rows]}
-                self._sweep("push_forward", call | {"directions": 1, "order": 1})
+                call = self._call(points, rows)
+                call.tangent, call.first = tangent.data_ptr(), address(result, rows.start)
+                self._sweep("push_forward", call, coefficients, directions=1)
             self._check_status()
             return self._returned(result, x)
 
@@ -230,14 +247,11 @@ class GPUEvaluator(DeviceEvaluator):
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             right = self._array(residuals, "residuals", (len(points), len(cotangents)))
             coefficients, size = self._coefficients(theta), self.network.num_coefficients
-            seeds = [self._seeds(len(paths[0]), len(points), jet) for jet in cotangents]
+            seeds = [self._seeds(paths.number, len(points), jet) for jet in cotangents]
             matrix, vector = self._zeros(size, size), self._zeros(size)
-            for rows in self._rows(len(points), self._size):
+            for rows in self._rows(len(points), size):
                 for own, column in zip(seeds, right.T, strict=True):
-                    cut = [seed[..., rows, :] for seed in own]
-                    lines = tuple(None if part is None else part[:, rows] if part.ndim == 3 else part for part in paths)
-                    part = self._jacobian_rows(coefficients, points[rows], lines, len(own) - 1, cut)
-                    tall = self._compressed(part)
+                    tall = self._jacobian_rows(coefficients, points, paths, len(own) - 1, own, rows)
                     matrix.addmm_(tall.T, tall)
                     vector.addmv_(tall.T, column[rows])
             self._check_status()
@@ -260,9 +274,9 @@ class GPUEvaluator(DeviceEvaluator):
             raise DeviceError("`GPUEvaluator` got `device='cpu'`. Use `device='cuda'`, or a `CPUEvaluator`.")
         return name
 
-    def kernels_of_degree(self, degree: int) -> Kernels:
-        """Return the kernels of this device and dtype for splines of a degree."""
-        return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree)
+    def kernels_of_degree(self, degree: int, tile: int) -> Kernels:
+        """Return the kernels of this device and dtype for splines of a degree and a number of samples in a tile."""
+        return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree, tile)
 
     def _by_reference(self, method: str, theta: Any, x: Any, directions: Any, last: Any, curvatures: Any) -> Any:
         """Compute what the kernels do not: derivatives of orders above 2. Results are NumPy arrays."""
@@ -272,89 +286,107 @@ class GPUEvaluator(DeviceEvaluator):
         return getattr(self._reference, method)(*arguments, curvatures=on_host(curvatures))
 
     def _jacobian_rows(
-        self, coefficients: torch.Tensor, points: torch.Tensor, paths: Any, order: int, seeds: list[torch.Tensor]
+        self, coefficients: torch.Tensor, points: torch.Tensor, paths: Paths, order: int, seeds: Any, chosen: slice
     ) -> torch.Tensor:
-        """Compute the gradient of every sample's own sum: shape (N, padded coefficients)."""
+        """Compute the gradient of every chosen sample's own sum: shape (N, padded coefficients)."""
         result = None
         # The rows of one group of directions are written, not added.
-        for group in groups(len(paths[0]), order):
-            own = self._zeros(len(points), self._size)
-            for rows in self._rows(len(points)):
-                call = self._call(coefficients, points[rows], paths, rows, group, order)
-                call |= own_seeds(seeds, rows, group) | {"rows": own[rows], "row_stride": self._size}
-                self._sweep("differentiate_rows", call)
+        for group in groups(paths.number, order):
+            own = self._zeros(chosen.stop - chosen.start, len(coefficients))
+            for part in self._rows(len(own)):
+                rows = slice(chosen.start + part.start, chosen.start + part.stop)
+                call = self._call(points, rows, paths, group, order)
+                _seed(call, seeds, rows, group)
+                call.rows, call.row_stride = address(own, part.start), len(coefficients)
+                self._sweep("differentiate_rows", call, coefficients, directions=group.stop - group.start)
             result = own if result is None else result.add_(own)
         assert result is not None  # noqa: S101 - there is always one group
         return result
 
-    def _gradient(self, call: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the kernel of gradients and add the blocks' sums in their order; returns loss and gradient."""
-        shape, losses, partials = self._sweep("differentiate", call, wants_losses=True, wants_gradient=True)
-        gradient, columns = self._empty(self._size), _MERGE_THREADS // MERGE_GROUPS
-        merged = {"partials": partials, "losses": losses, "values": gradient}
-        merged |= {"num_coefficients": self._size, "num_partials": shape.blocks}
-        blocks = merge_blocks(self._size, columns)
-        self._launch("merge", 0, (blocks, _MERGE_THREADS, 8 * _MERGE_THREADS), merged)
-        return losses[-1], gradient
+    def _gradient(
+        self, call: CallArguments, theta: torch.Tensor, before: torch.Tensor | None, directions: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum losses and gradients of the samples, the blocks' sums in their order; add the gradient before."""
+        blocks = self._launch_of("differentiate", call.samples, directions)[2]
+        losses, partials, gradient = self._losses(call, blocks), self._empty(blocks, self._size), self._empty(len(theta))
+        call.partials, call.num_partials, call.values = partials.data_ptr(), blocks, gradient.data_ptr()
+        merging = merge_blocks(len(theta), MAX_THREADS // MERGE_GROUPS)
+        merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
+        self._sweep("differentiate", call, theta, merge, directions=directions)
+        return losses[-1], gradient if before is None else before.add_(gradient)
+
+    def _losses(self, call: CallArguments, blocks: int) -> torch.Tensor:
+        """Make room for the blocks' losses, and their sum behind them."""
+        losses = torch.empty(blocks + 1, dtype=torch.float64, device=self.device)
+        call.losses = losses.data_ptr()
+        return losses
 
     def _sweep(
-        self, kernel: str, call: dict[str, Any], *, wants_losses: bool = False, wants_gradient: bool = False
-    ) -> Any:
-        """Launch a kernel that takes samples through the network; returns its geometry, losses and partial sums."""
-        num_samples, order = len(call["x"]), call.get("order", 0)
-        entries = self._width * (1 + call.get("directions", 0) * order)
-        functions = (3 if order else 1) * (self._degree + 1)
-        shape: Geometry = geometry(
-            self._kernels.limits,
-            num_samples=num_samples,
-            entries=entries,
-            functions=functions * wants_gradient,
-            num_coefficients=self._size * wants_gradient,
-            itemsize=self.dtype.itemsize,
-        )
-        partials = self._empty(shape.blocks, self._size) if wants_gradient else None
-        losses = None
-        if wants_losses:
-            losses = torch.zeros(shape.blocks + 1, dtype=torch.float64, device=self.device)
-        call |= {"layers": self._layers, "tables": self._tables, "status": self._status}
-        call |= {"num_layers": len(self._layers), "num_coefficients": self._size, "samples": num_samples}
-        call |= {"entries": entries, "staged": shape.staged, "gradient_is_shared": int(shape.gradient_is_shared)}
-        call |= {"atomic": int(not self.deterministic), "losses": losses, "partials": partials}
-        call["scratch"] = self._empty(shape.scratch_entries) if shape.scratch_entries else None
-        self._launch(kernel, order, (shape.blocks, shape.threads, shape.shared_bytes), call)
-        if wants_losses and not wants_gradient:
-            losses = losses.sum()[None] if losses is not None else losses
-            return shape, losses
-        return shape, losses, partials
+        self, kernel: str, call: CallArguments, theta: torch.Tensor, *further: Launch, directions: int = 0
+    ) -> None:
+        """Launch a kernel that takes samples through the network, and what is to follow."""
+        kernels, shape, blocks = self._launch_of(kernel, call.samples, directions)
+        call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.gradient_is_shared
+        if not shape.theta_is_shared:
+            theta = self._ordered(theta)
+        call.theta = theta.data_ptr()
+        if shape.scratch_entries:
+            scratch = self._empty(blocks * shape.scratch_entries)
+            call.scratch = scratch.data_ptr()
+        kernels.launch(call, Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes), *further)
 
-    def _launch(self, kernel: str, order: int, shape: tuple[int, int, int], call: dict[str, Any]) -> None:
-        """Pass addresses and numbers in the order of the kernels' parameters."""
-        self._kernels.launch(kernel, order, *shape, self._arguments(call))
+    def _launch_of(self, kernel: str, num_samples: int, directions: int) -> tuple[Kernels, Geometry, int]:
+        """Choose the tile, memory and number of blocks of a launch; always the same for the same numbers."""
+        key = kernel, num_samples, directions
+        if key not in self._launches:
+            tile, shape = self._shape(kernel, directions)
+            kernels = self._kernels[tile]
+            blocks = num_blocks(
+                shape,
+                num_tiles=-(-num_samples // tile),
+                resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
+                num_coefficients=self._size if kernel == "differentiate" else 0,
+                itemsize=self.dtype.itemsize,
+            )
+            self._launches[key] = kernels, shape, blocks
+        return self._launches[key]
 
-    @staticmethod
-    def _arguments(call: dict[str, Any]) -> list[int]:
-        fields = (call.get(name, 0) for name in _NAMES)
-        return [field.data_ptr() if isinstance(field, torch.Tensor) else int(field or 0) for field in fields]
+    def _shape(self, kernel: str, directions: int) -> tuple[int, Geometry]:
+        """Choose the largest tile whose jets fit into shared memory, and what else does."""
+        shapes = {}
+        for tile, kernels in self._kernels.items():
+            shapes[tile] = geometry(
+                kernels.limits,
+                tile=tile,
+                entries=self._width * (1 + 2 * directions),
+                functions=(3 if directions else 1) * (self._degree + 1) * (kernel == "differentiate"),
+                num_coefficients=self._size,
+                itemsize=self.dtype.itemsize,
+            )
+            if not shapes[tile].scratch_entries:
+                return tile, shapes[tile]
+        return next(iter(shapes.items()))
 
     def _call(
         self,
-        coefficients: torch.Tensor,
         points: torch.Tensor,
-        paths: tuple[torch.Tensor, torch.Tensor | None] | None = None,
-        rows: slice = slice(None),
+        rows: slice,
+        paths: Paths | None = None,
         group: slice = slice(0),
         order: int = 0,
-    ) -> dict[str, Any]:
+    ) -> CallArguments:
         """List what a sweep over some samples along some directions reads."""
-        call: dict[str, Any] = {"theta": coefficients, "x": points}
-        if paths is None or order == 0:
-            return call
-        lines, bends = paths
-        call["own_lines" if lines.ndim == 3 else "lines"] = (
-            lines[group, rows].contiguous() if lines.ndim == 3 else lines[group]
-        )
-        call["curvatures"] = None if bends is None else bends[group, rows].contiguous()
-        return call | {"directions": group.stop - group.start, "order": order}
+        call = CallArguments.from_buffer_copy(self._template)
+        call.x = address(points, rows.start)
+        call.samples, call.all_samples = rows.stop - rows.start, len(points)
+        if paths is not None and group.stop > group.start:
+            if paths.lines.ndim == 3:
+                call.own_lines = paths.lines[group, rows].data_ptr()
+            else:
+                call.lines = paths.lines[group].data_ptr()
+            if paths.curvatures is not None and order == 2:
+                call.curvatures = paths.curvatures[group, rows].data_ptr()
+        return call
 
     def _rows(self, num_samples: int, row_size: int = 0) -> Iterator[slice]:
         """Cut the samples into chunks; with `row_size`, so that their dense rows stay bounded."""
@@ -366,10 +398,65 @@ class GPUEvaluator(DeviceEvaluator):
 
 
 def _rebuilt(
-    kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, deterministic: bool, chunk_size: int
+    kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int
 ) -> GPUEvaluator:
     """Copy and unpickle an evaluator."""
-    return kind(network, dtype, device, deterministic=deterministic, chunk_size=chunk_size)
+    return kind(network, dtype, device, chunk_size=chunk_size)
+
+
+def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]:
+    """Lay out a network for the CUDA kernels.
+
+    Parameters
+    ----------
+    plan : Plan
+        With outputs that are not grouped.
+    network : Network
+
+    Returns
+    -------
+    layers : ndarray of int64
+        The table of layers; marked are those whose polynomials the compiler knows.
+    order : ndarray of int32
+        Of each of the kernels' coefficients the number of the user's, or -1: those of an edge are neighbours there.
+    places : ndarray of int32
+        Of each of the user's coefficients the number of the kernels'.
+    """
+    layers, parts, begin = plan.layers.copy(), [], 0
+    layers[:, INPUT_SLOT] = np.cumsum(layers[:, INPUTS]) - layers[:, INPUTS]
+    user = np.arange(network.num_coefficients)
+    of_plan = np.full(plan.num_coefficients, -1)
+    of_plan[user if plan.padding is None else plan.padding.positions] = user
+    ends = [*plan.layers[1:, COEFFICIENTS], plan.num_coefficients]
+    for row, layer, end in zip(layers, network.layers, ends, strict=True):
+        part = of_plan[row[COEFFICIENTS] : end]
+        row[COEFFICIENTS] = begin
+        if isinstance(layer, Spline):
+            edges = part.reshape(layer.num_inputs, -1, layer.num_outputs).swapaxes(1, 2)
+            part = np.pad(edges, ((0, 0), (0, 0), (0, 1 - edges.shape[2] % 2)), constant_values=-1).ravel()
+            row[BASIS] += 1 - row[BASIS] % 2
+            if row[UNIFORM] and layer.degree == len(plan.marker) - 1:
+                row[UNIFORM] = CARDINAL
+        parts.append(part)
+        begin += part.size
+    order = np.concatenate(parts).astype(np.int32)
+    places = np.empty(user.size, np.int32)
+    places[order[order >= 0]] = np.flatnonzero(order >= 0)
+    return layers, order, places
+
+
+def _compare(call: CallArguments, targets: dict[str, torch.Tensor], rows: slice) -> None:
+    """Let a sweep compare values with some rows of the targets."""
+    for name, part in targets.items():
+        setattr(call, name, address(part, rows.start))
+
+
+def _seed(call: CallArguments, seeds: list[torch.Tensor], rows: slice, group: slice) -> None:
+    """Give a sweep its cotangents; those of the value belong to the first group of directions."""
+    if group.start == 0:
+        call.cotangents = address(seeds[0], rows.start)
+    for name, seed in zip(("first_cotangents", "second_cotangents"), seeds[1:], strict=False):
+        setattr(call, name, seed[group, rows].data_ptr())
 
 
 def _columns(units: torch.Tensor) -> Iterator[Any]:

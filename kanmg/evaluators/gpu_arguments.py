@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,11 +13,51 @@ from kanmg.evaluators.base import Evaluator
 from kanmg.evaluators.gpu_source import MAX_DIRECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import numpy as np
 
     from kanmg.evaluators.base import Jet
+    from kanmg.network import Network
 
-__all__ = ["DeviceEvaluator", "groups", "on_host", "own_seeds"]
+__all__ = ["DeviceEvaluator", "Paths", "address", "groups", "on_host"]
+
+
+class Paths(NamedTuple):
+    """Directions and curvatures on the device.
+
+    Attributes
+    ----------
+    lines : Tensor, shape (D, num_inputs) or (D, N, num_inputs)
+    curvatures : Tensor, shape (D, N, num_inputs), or None
+    """
+
+    lines: torch.Tensor
+    curvatures: torch.Tensor | None
+
+    @property
+    def number(self) -> int:
+        """Number of directions."""
+        return len(self.lines)
+
+
+class _Memory:
+    """Says what to do when the device's memory is too small; a class, because a generator takes twice the time."""
+
+    def __init__(self, evaluator: DeviceEvaluator) -> None:
+        self._evaluator = evaluator
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, torch.OutOfMemoryError):
+            return
+        device, chunk_size = self._evaluator.device, self._evaluator.chunk_size
+        message = str(error).partition(".")[0]
+        raise DeviceError(
+            f"the memory of device '{device}' is too small for `chunk_size={chunk_size}` samples at a time ({message}). "
+            f"Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{device}', "
+            f"chunk_size={max(1, chunk_size // 4)})` to the hierarchy."
+        ) from None
 
 
 class DeviceEvaluator(Evaluator):
@@ -26,38 +65,36 @@ class DeviceEvaluator(Evaluator):
 
     device: torch.device
     chunk_size: int
-    _positions: torch.Tensor | None
+    _places: torch.Tensor
     _size: int
     _status: torch.Tensor
     _may_fail: bool
 
-    @contextmanager
-    def _memory(self) -> Iterator[None]:
+    def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
+        super().__init__(network, dtype)
+        self._tensor_dtype: torch.dtype = getattr(torch, dtype.name)
+
+    def _memory(self) -> _Memory:
         """Say what to do when the device's memory is too small."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            message = str(error).partition(".")[0]
-            raise DeviceError(
-                f"the memory of device '{self.device}' is too small for `chunk_size={self.chunk_size}` samples at a "
-                f"time ({message}). Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{self.device}', "
-                f"chunk_size={max(1, self.chunk_size // 4)})` to the hierarchy."
-            ) from None
+        return _Memory(self)
 
     def _array(self, data: Any, name: str, shape: tuple[int | None, ...]) -> torch.Tensor:
         """Return data on the device, of this evaluator's dtype and the shape that is required (None: any length)."""
         tensor = on_device(data, self.device, name)
-        own = str(tensor.dtype).removeprefix("torch.")
-        if own != self.dtype.name:
+        if tensor.dtype is not self._tensor_dtype:
+            own = str(tensor.dtype).removeprefix("torch.")
             raise DtypeError(
                 f"`{name}` is {own} but `hierarchy` was built with `dtype='{self.dtype}'`. Convert the data "
                 f"(`{name}.to(torch.{self.dtype})` in torch), or build the hierarchy with `dtype='{own}'`."
             )
-        fits = tensor.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
-        if not fits:
+        # Only the first length may be left open, but for jets, whose first two may.
+        actual = tuple(tensor.shape)
+        if actual != shape and (
+            len(actual) != len(shape) or any(n not in (None, m) for n, m in zip(shape, actual, strict=True))
+        ):
             required = ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
             raise ShapeError(
-                f"`{name}` has shape {tuple(tensor.shape)} but ({required}) is required by a network with "
+                f"`{name}` has shape {actual} but ({required}) is required by a network with "
                 f"`widths={self.network.widths}` and {self.network.num_coefficients} coefficients."
             )
         return tensor
@@ -66,16 +103,16 @@ class DeviceEvaluator(Evaluator):
         return self._array(x, "x", (None, self.network.num_inputs))
 
     def _coefficients(self, theta: Any) -> torch.Tensor:
-        return self._padded(self._array(theta, "theta", (self.network.num_coefficients,)))
+        return self._array(theta, "theta", (self.network.num_coefficients,))
 
-    def _paths(self, num_points: int, directions: Any, curvatures: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _paths(self, num_points: int, directions: Any, curvatures: Any) -> Paths:
         """Check directions and curvatures."""
         every = (None, num_points, self.network.num_inputs)
         ndim = directions.ndim if hasattr(directions, "ndim") else as_array(directions, "directions").ndim
         lines = self._array(directions, "directions", every if ndim == 3 else (None, self.network.num_inputs))
         if curvatures is None:
-            return lines, None
-        return lines, self._array(curvatures, "curvatures", (len(lines), *every[1:]))
+            return Paths(lines, None)
+        return Paths(lines, self._array(curvatures, "curvatures", (len(lines), *every[1:])))
 
     def _seeds(self, num_paths: int, num_points: int, cotangents: Jet) -> list[torch.Tensor]:
         """Check the cotangents of a jet; returns them by order."""
@@ -91,16 +128,15 @@ class DeviceEvaluator(Evaluator):
             targets["weights"] = self._array(weights, "weights", (num_points,))
         return targets
 
-    def _padded(self, theta: torch.Tensor) -> torch.Tensor:
-        if self._positions is None:
-            return theta
-        padded = self._zeros(self._size)
-        padded[self._positions] = theta
-        return padded
+    def _ordered(self, theta: torch.Tensor) -> torch.Tensor:
+        """Put coefficients into the kernels' order, where copies in shared memory are not made."""
+        ordered = self._zeros(self._size)
+        ordered[self._places] = theta
+        return ordered
 
-    def _compressed(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Pick what belongs to the user's coefficients, along the last axis."""
-        return gradient if self._positions is None else gradient[..., self._positions]
+    def _or_zeros(self, gradient: torch.Tensor | None) -> torch.Tensor:
+        """Return a gradient; zeros if there are no samples."""
+        return self._zeros(self.network.num_coefficients) if gradient is None else gradient
 
     def _check_status(self) -> None:
         """Raise for a layer that met a value outside its interval where the policy is `error`."""
@@ -118,10 +154,15 @@ class DeviceEvaluator(Evaluator):
         return result if is_there else result.cpu().numpy()
 
     def _empty(self, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=getattr(torch, self.dtype.name), device=self.device)
+        return torch.empty(shape, dtype=self._tensor_dtype, device=self.device)
 
     def _zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=getattr(torch, self.dtype.name), device=self.device)
+        return torch.zeros(shape, dtype=self._tensor_dtype, device=self.device)
+
+
+def address(tensor: torch.Tensor, row: int) -> int:
+    """Return where a row of a contiguous tensor begins."""
+    return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
 
 
 def groups(num_paths: int, order: int) -> list[slice]:
@@ -129,14 +170,6 @@ def groups(num_paths: int, order: int) -> list[slice]:
     if order == 0 or num_paths == 0:
         return [slice(0, 0)]
     return list(row_chunks(num_paths, 1, MAX_DIRECTIONS))
-
-
-def own_seeds(seeds: list[torch.Tensor], rows: slice, group: slice) -> dict[str, torch.Tensor]:
-    """Cut cotangents for a sweep; those of the value belong to the first group of directions."""
-    own = {"cotangents": seeds[0][rows]} if group.start == 0 else {}
-    for name, seed in zip(("first_cotangents", "second_cotangents"), seeds[1:], strict=False):
-        own[name] = seed[group, rows].contiguous()
-    return own
 
 
 def on_host(data: Any) -> Any:

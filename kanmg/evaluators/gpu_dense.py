@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from kanmg.evaluators.gpu import GPUEvaluator
-from kanmg.evaluators.gpu_source import MAX_THREADS
+from kanmg.evaluators.gpu import GPUEvaluator, device_layout
+from kanmg.evaluators.gpu_launch import Launch
+from kanmg.evaluators.gpu_source import MAX_THREADS, TILES, CallArguments
 from kanmg.evaluators.plan import INPUT_SLOT, make_plan
 from kanmg.network import Affine, Network, Spline
 
@@ -144,11 +145,15 @@ class DenseGPUEvaluator(GPUEvaluator):
         list of Tensor, each of shape (N, P, m)
         """
         results = [self._zeros(*x.shape, stage.num_basis) for _ in range(1 + wants_slopes)]
-        call: dict[str, Any] = dict(zip(("values", "first"), results, strict=False))
-        call |= {"layers": stage.layers, "tables": stage.tables, "x": x, "samples": len(x), "status": self._status}
-        blocks = min(-(-x.numel() // MAX_THREADS), self._kernels.limits.num_processors * _FILL_BLOCKS_PER_PROCESSOR)
+        call = CallArguments(layers=stage.layers.data_ptr(), tables=stage.tables.data_ptr(), num_layers=1)
+        call.x, call.samples, call.status = x.data_ptr(), len(x), self._status.data_ptr()
+        call.row_stride = stage.num_basis
+        for name, result in zip(("values", "first"), results, strict=False):
+            setattr(call, name, result.data_ptr())
+        most = stage.kernels.limits.num_processors * _FILL_BLOCKS_PER_PROCESSOR
+        blocks = min(-(-x.numel() // MAX_THREADS), most)
         if x.numel():
-            stage.kernels.launch("fill_basis", 0, blocks, MAX_THREADS, 0, self._arguments(call))
+            stage.kernels.launch(call, Launch("fill_basis", 0, blocks, MAX_THREADS))
         return results
 
     def _arrays(self, theta: Any) -> list[torch.Tensor]:
@@ -208,16 +213,17 @@ class _SplineStage:
     """A spline layer on chunks of samples. The last basis matrices are kept for the way back."""
 
     def __init__(self, layer: Spline, owner: DenseGPUEvaluator) -> None:
-        plan = make_plan(Network([layer]), owner.dtype, grouped=False)
+        network = Network([layer])
+        plan = make_plan(network, owner.dtype, grouped=False)
         self.owner, self.num_outputs = owner, layer.num_outputs
         self.num_basis = plan.num_coefficients // (layer.num_inputs * layer.num_outputs)
         self.row_size = 2 * layer.num_inputs * self.num_basis
         first = (self.num_basis - layer.num_basis) // 2  # functions before the user's, where the policy is `zero`
         self.own = slice(first, first + layer.num_basis)
-        layers = plan.layers.copy()
+        layers = device_layout(plan, network)[0]
         layers[:, INPUT_SLOT] = 0
         self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
-        self.kernels = owner.kernels_of_degree(len(plan.marker) - 1)
+        self.kernels = owner.kernels_of_degree(len(plan.marker) - 1, TILES[0])
 
     def forward(self, array: torch.Tensor, x: torch.Tensor, *, wants_slopes: bool) -> torch.Tensor:
         self.basis, *self.slopes = self.owner.fill_basis(self, x.contiguous(), wants_slopes=wants_slopes)

@@ -5,34 +5,41 @@ The kernels are compiled through CuPy with NVRTC when they are first called, one
 
 from __future__ import annotations
 
+import ctypes
 import math
+from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import torch
+
 from kanmg.devices import current_stream, import_cupy
-from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, expression, source
+from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, STAGED, expression, source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from kanmg.evaluators.gpu_source import CallArguments
 
 __all__ = [
     "CudaKernels",
     "Geometry",
     "Kernels",
+    "Launch",
     "Limits",
     "all_expressions",
     "cuda_kernels",
     "geometry",
     "merge_blocks",
+    "num_blocks",
 ]
 
-# Bytes of the basis functions of a part of a tile; of all blocks' partial gradients; of all blocks' scratch.
-_STAGE_BYTES = 1 << 14
+# Bytes of all blocks' partial gradients; of all blocks' scratch.
 _PARTIALS_BYTES = 1 << 28
 _SCRATCH_BYTES = 1 << 28
 
-_MIN_THREADS = 32
-_BLOCKS_PER_PROCESSOR = 4
+# What a device keeps of the shared memory for every block.
+_RESERVED_BYTES = 1024
 
 
 class Limits(NamedTuple):
@@ -43,7 +50,7 @@ class Limits(NamedTuple):
     num_processors : int
         Multiprocessors.
     shared_bytes : int
-        Shared memory that one block may take.
+        Shared memory that one block may take; the blocks of a multiprocessor have hardly more together.
     """
 
     num_processors: int
@@ -55,40 +62,39 @@ class Geometry(NamedTuple):
 
     Attributes
     ----------
-    blocks, threads : int
+    threads : int
+        Of a block.
     shared_bytes : int
         Dynamic shared memory of a block.
-    staged : int
-        Pairs of samples and inputs whose basis functions are in shared memory at a time.
     scratch_entries : int
-        Length of the array in global memory that holds the tiles' jets; 0 if they are in shared memory.
-    gradient_is_shared : bool
-        Whether a block's sum of gradients is in shared memory.
+        Length of a block's part of the array in global memory that holds the tile's jets; 0 if they are in shared
+        memory.
+    theta_is_shared, gradient_is_shared : bool
+        Whether a copy of the coefficients, and a block's sum of gradients, are in shared memory.
     """
 
-    blocks: int
     threads: int
     shared_bytes: int
-    staged: int
     scratch_entries: int
+    theta_is_shared: bool
     gradient_is_shared: bool
 
 
 def geometry(
-    limits: Limits, *, num_samples: int, entries: int, functions: int, num_coefficients: int, itemsize: int
+    limits: Limits, *, tile: int, entries: int, functions: int, num_coefficients: int, itemsize: int
 ) -> Geometry:
-    """Choose the launch of a kernel that takes samples through the whole network.
+    """Choose what a block has in shared memory, for a kernel that takes samples through the whole network.
 
     Parameters
     ----------
     limits : Limits
-    num_samples : int
+    tile : int
+        Samples that run through the network together.
     entries : int
         Numbers of one sample's jets.
     functions : int
         Numbers that are kept of one input's basis functions; 0 without gradient.
     num_coefficients : int
-        Length of the gradient that a block sums; 0 without gradient.
     itemsize : int
         Bytes of a number.
 
@@ -98,38 +104,71 @@ def geometry(
 
     Notes
     -----
-    As many threads as the tile's jets leave room for in shared memory; where not even one warp's fit, the jets lie in
-    global memory. The sum of gradients takes what room is left.
+    Best is all in half of the memory, so that one block computes while another one waits; a block that is alone on its
+    multiprocessor gets more threads. Where the memory does not suffice, the coefficients stay in global memory, then
+    the sum of gradients, then the jets.
 
     Examples
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
-    >>> geometry(h200, num_samples=20000, entries=8, functions=4, num_coefficients=120, itemsize=8)
-    Geometry(blocks=157, threads=128, shared_bytes=26620, staged=455, scratch_entries=0, gradient_is_shared=True)
+    >>> geometry(h200, tile=64, entries=8, functions=4, num_coefficients=120, itemsize=8)
+    Geometry(threads=128, shared_bytes=11712, scratch_entries=0, theta_is_shared=True, gradient_is_shared=True)
     """
-    staged = max(1, _STAGE_BYTES // (functions * itemsize + 4)) if functions else 0
-    stage_bytes = staged * (functions * itemsize + 4)
-    threads = MAX_THREADS
-    while threads >= _MIN_THREADS:
-        used = threads * 8 + stage_bytes + entries * (threads + 1) * itemsize
-        if used <= limits.shared_bytes:
-            break
-        threads //= 2
-    in_global_memory = threads < _MIN_THREADS
-    if in_global_memory:
-        threads = MAX_THREADS
-        used = threads * 8 + stage_bytes
-    gradient_bytes = num_coefficients * itemsize
-    is_shared = num_coefficients > 0 and used + gradient_bytes <= limits.shared_bytes
-    used += gradient_bytes * is_shared
-    tile_entries = entries * (threads + 1)
-    blocks = min(-(-num_samples // threads), limits.num_processors * _BLOCKS_PER_PROCESSOR)
-    if in_global_memory:
-        blocks = min(blocks, _SCRATCH_BYTES // (tile_entries * itemsize))
+    jets, vector = entries * (tile + 1) * itemsize, num_coefficients * itemsize
+    fixed = STAGED * (functions * itemsize + 4) if functions else 0
+    few, many = MAX_THREADS // 2, MAX_THREADS
+    for in_shared in ((True, functions > 0), (False, functions > 0), (False, False)):
+        for threads, budget in ((few, limits.shared_bytes // 2 - _RESERVED_BYTES), (many, limits.shared_bytes)):
+            used = 8 * threads + fixed + jets + vector * sum(in_shared)
+            if used <= budget:
+                return Geometry(threads, used, 0, *in_shared)
+    used = 8 * few + fixed
+    return Geometry(few, used, entries * (tile + 1), theta_is_shared=False, gradient_is_shared=False)
+
+
+def num_blocks(
+    shape: Geometry, *, num_tiles: int, resident: int, num_coefficients: int, itemsize: int
+) -> int:
+    """Count the blocks of a launch: as many as run together, if there are tiles for them and memory for what they keep.
+
+    Parameters
+    ----------
+    shape : Geometry
+    num_tiles : int
+    resident : int
+        Blocks that the device runs together.
+    num_coefficients : int
+        Length of the gradient that a block sums; 0 without gradient.
+    itemsize : int
+        Bytes of a number.
+    """
+    blocks = min(num_tiles, resident)
+    if shape.scratch_entries:
+        blocks = min(blocks, _SCRATCH_BYTES // (shape.scratch_entries * itemsize))
     if num_coefficients:
-        blocks = min(blocks, _PARTIALS_BYTES // gradient_bytes)
-    blocks = max(1, blocks)
-    return Geometry(blocks, threads, used, staged, blocks * tile_entries * in_global_memory, is_shared)
+        blocks = min(blocks, _PARTIALS_BYTES // (num_coefficients * itemsize))
+    return max(1, blocks)
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel.
+
+    Attributes
+    ----------
+    kernel : str
+        A key of `gpu_source.KERNELS`.
+    directions : int
+        Of its jets.
+    blocks, threads : int
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    """
+
+    kernel: str
+    directions: int
+    blocks: int
+    threads: int
+    shared_bytes: int = 0
 
 
 class Kernels(Protocol):
@@ -142,10 +181,11 @@ class Kernels(Protocol):
 
     limits: Limits
 
-    def launch(
-        self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]
-    ) -> None:
-        """Launch a kernel of `gpu_source.KERNELS` on torch's current stream; `call` are its `FIELDS`."""
+    def launch(self, call: CallArguments, *launches: Launch) -> None:
+        """Launch kernels on torch's current stream, one after the other."""
+
+    def resident(self, kernel: str, directions: int, threads: int, shared_bytes: int) -> int:
+        """Count the blocks that the device runs together."""
 
 
 class CudaKernels:
@@ -157,35 +197,57 @@ class CudaKernels:
         Number of the CUDA device.
     type_name : {"double", "float"}
     degree : int
+    tile : int
+        Samples that run through the network together.
     """
 
-    def __init__(self, index: int, type_name: str, degree: int) -> None:
+    def __init__(self, index: int, type_name: str, degree: int, tile: int) -> None:
         self._cupy = import_cupy(f"cuda:{index}")
-        self._index, self._type_name, self._degree = index, type_name, degree
-        self._functions: dict[str, Any] = {}
+        self._index, self._type_name, self._degree, self._tile = index, type_name, degree, tile
+        self._functions: dict[tuple[str, int], Any] = {}
         attributes = self._cupy.cuda.Device(index).attributes
         self.limits = Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
 
-    def launch(
-        self, kernel: str, order: int, blocks: int, threads: int, shared_bytes: int, call: Sequence[int]
-    ) -> None:
-        """Launch a kernel on torch's current stream; the device need not be the current one."""
-        with self._cupy.cuda.Device(self._index), current_stream(self._index):
-            function = self._function(expression(kernel, self._type_name, self._degree, order))
-            function((blocks,), (threads,), tuple(call), shared_mem=shared_bytes)
+    def launch(self, call: CallArguments, *launches: Launch) -> None:
+        """Launch kernels on torch's current stream, one after the other; the device need not be the current one.
 
-    def _function(self, name: str) -> Any:
+        Notes
+        -----
+        By the driver's function itself: CuPy's own way of passing arguments takes as long as a small kernel.
+        """
+        with self._device():
+            stream, start = current_stream(self._index), self._cupy.cuda.driver.launchKernel
+            # The driver copies the structure before it returns.
+            parameters = (ctypes.c_void_p * 1)(ctypes.addressof(call))
+            for kernel, directions, blocks, threads, shared_bytes in launches:
+                function = self._function(kernel, directions).kernel.ptr
+                start(function, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, ctypes.addressof(parameters), 0)
+
+    def _device(self) -> AbstractContextManager[Any]:
+        """Make the device the current one, if it is not."""
+        return nullcontext() if torch.cuda.current_device() == self._index else torch.cuda.device(self._index)
+
+    def resident(self, kernel: str, directions: int, threads: int, shared_bytes: int) -> int:
+        """Count the blocks that the device runs together."""
+        with self._device():
+            pointer = self._function(kernel, directions).kernel.ptr
+            count = self._cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, threads, shared_bytes)
+        return self.limits.num_processors * max(1, int(count))
+
+    def _function(self, kernel: str, directions: int) -> Any:
         """Compile one instance of a kernel, or take it from CuPy's cache on disk."""
-        if name not in self._functions:
-            module = self._cupy.RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
+        key = kernel, directions
+        if key not in self._functions:
+            name = expression(kernel, self._type_name, self._degree, directions)
+            module = self._cupy.RawModule(code=source(self._tile), options=OPTIONS, name_expressions=(name,))
             function = module.get_function(name)
             function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
-            self._functions[name] = function
-        return self._functions[name]
+            self._functions[key] = function
+        return self._functions[key]
 
 
 @cache
-def cuda_kernels(index: int, type_name: str, degree: int) -> CudaKernels:
+def cuda_kernels(index: int, type_name: str, degree: int, tile: int) -> CudaKernels:
     """Return the kernels of a device, always the same for the same arguments.
 
     Parameters
@@ -193,8 +255,9 @@ def cuda_kernels(index: int, type_name: str, degree: int) -> CudaKernels:
     index : int
     type_name : {"double", "float"}
     degree : int
+    tile : int
     """
-    return CudaKernels(index, type_name, degree)
+    return CudaKernels(index, type_name, degree, tile)
 
 
 def all_expressions(type_name: str, degree: int) -> list[str]:
@@ -209,8 +272,8 @@ def all_expressions(type_name: str, degree: int) -> list[str]:
     -------
     list of str
     """
-    orders = {kernel: orders or (0,) for kernel, orders in KERNELS.items()}
-    return [expression(kernel, type_name, degree, order) for kernel, own in orders.items() for order in own]
+    numbers = {kernel: numbers or (0,) for kernel, numbers in KERNELS.items()}
+    return [expression(kernel, type_name, degree, number) for kernel, own in numbers.items() for number in own]
 
 
 def merge_blocks(num_coefficients: int, columns: int) -> int:

@@ -2,46 +2,81 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from pathlib import Path
 
 from kanmg.evaluators import plan
 
-__all__ = ["FIELDS", "KERNELS", "MAX_DIRECTIONS", "MAX_THREADS", "MERGE_GROUPS", "OPTIONS", "expression", "source"]
+__all__ = [
+    "CARDINAL",
+    "FIELDS",
+    "KERNELS",
+    "MAX_DIRECTIONS",
+    "MAX_THREADS",
+    "MERGE_GROUPS",
+    "OPTIONS",
+    "STAGED",
+    "TILES",
+    "CallArguments",
+    "expression",
+    "source",
+]
 
 FIELDS: tuple[tuple[str, str], ...] = (
     *(("const T *", name) for name in ("theta", "tables", "x", "lines", "own_lines", "curvatures", "targets")),
     *(("const T *", name) for name in ("weights", "cotangents", "first_cotangents", "second_cotangents", "tangent")),
     ("const long long *", "layers"),
+    *(("const int *", name) for name in ("order", "places")),
     *(("T *", name) for name in ("values", "first", "second", "point_gradients", "partials", "rows", "scratch")),
     ("double *", "losses"),
     ("long long *", "status"),
-    *(("long long ", name) for name in ("num_layers", "num_coefficients", "samples", "directions", "order", "entries")),
-    *(("long long ", name) for name in ("staged", "gradient_is_shared", "atomic", "row_stride", "num_partials")),
+    *(("long long ", name) for name in ("num_layers", "num_coefficients", "num_places", "samples", "all_samples")),
+    *(("long long ", name) for name in ("entries", "theta_is_shared", "gradient_is_shared", "row_stride")),
+    ("long long ", "num_partials"),
 )
-"""C++ types and names of the parameters of every kernel: addresses, zero where there is nothing, and numbers."""
+"""C++ types and names of what every kernel is told: addresses, zero where there is nothing, and numbers."""
+
+MAX_DIRECTIONS = 3
+"""Directions of a jet that one sweep takes; more directions take more sweeps."""
+
+_UP_TO_ALL = tuple(range(MAX_DIRECTIONS + 1))
 
 KERNELS: dict[str, tuple[int, ...]] = {
-    "evaluate": (0, 2),
-    "differentiate": (0, 2),
-    "differentiate_rows": (0, 2),
+    "evaluate": _UP_TO_ALL,
+    "differentiate": _UP_TO_ALL,
+    "differentiate_rows": _UP_TO_ALL,
     "push_forward": (),
     "fill_basis": (),
     "merge": (),
 }
-"""The kernels, and the orders of derivatives for which they are compiled."""
+"""The kernels, and the numbers of directions for which they are compiled."""
 
-MAX_DIRECTIONS = 4
-"""Directions of a jet that one sweep takes; more directions take more sweeps."""
+CARDINAL = 2
+"""What stands in the place of `plan.UNIFORM` where the polynomials of a cell are those that the compiler knows."""
 
-MAX_THREADS = 128
+MAX_THREADS = 256
 """Of a block. A power of two."""
 
-MERGE_GROUPS = 8
+STAGED = 128
+"""Pairs of samples and inputs of which a block has the basis functions at a time."""
+
+TILES = (64, 32)
+"""Samples that run through the network together; the kernels are compiled for one of these."""
+
+MERGE_GROUPS = 16
 """Groups of threads among which the merge kernel divides the blocks."""
 
 OPTIONS = ("-std=c++17",)
 """Of the compiler."""
+
+
+
+class CallArguments(ctypes.Structure):
+    """What a kernel is told: the C++ structure `Call`, which holds `FIELDS` of 8 bytes each; all zero at first."""
+
+    _fields_ = tuple((name, ctypes.c_longlong) for _, name in FIELDS)
+
 
 _FILES = ("machine", "call", "basis", "layers", "sample", "sweeps", "products")
 _COLUMNS: tuple[str, ...] = (
@@ -60,8 +95,13 @@ _COLUMNS += ("EXTEND", "LINEAR", "CLAMP", "ZERO", "ERROR")
 
 
 @cache
-def source() -> str:
+def source(tile: int = TILES[0]) -> str:
     """Join the files, with the constants and the parameters that Python knows.
+
+    Parameters
+    ----------
+    tile : int
+        Samples that run through the network together.
 
     Returns
     -------
@@ -69,13 +109,13 @@ def source() -> str:
         One piece, without includes: CuPy's cache of compiled kernels sees no other files.
     """
     folder = Path(__file__).with_name("cuda")
-    parts = {"call": _call()}
+    parts = {"call": _call(tile)}
     texts = (parts.get(name) or folder.joinpath(f"{name}.cu").read_text() for name in _FILES)
     return "\n".join(texts)
 
 
-def expression(kernel: str, type_name: str, degree: int, order: int) -> str:
-    """Name the instance of a kernel for a type, a degree and an order of derivatives.
+def expression(kernel: str, type_name: str, degree: int, directions: int) -> str:
+    """Name the instance of a kernel for a type, a degree and a number of directions.
 
     Parameters
     ----------
@@ -83,33 +123,27 @@ def expression(kernel: str, type_name: str, degree: int, order: int) -> str:
         A key of `KERNELS`.
     type_name : {"double", "float"}
     degree : int
-    order : int
+    directions : int
         Left out where the kernel does not depend on it.
 
     Examples
     --------
     >>> expression("evaluate", "double", 3, 1), expression("merge", "float", 3, 0)
-    ('evaluate<double, 3, 2>', 'merge<float>')
+    ('evaluate<double, 3, 1>', 'merge<float>')
     """
     if kernel == "merge":
         return f"merge<{type_name}>"
     arguments = [type_name, str(degree)]
     if KERNELS[kernel]:
-        arguments.append("2" if order else "0")
+        arguments.append(str(directions))
     return f"{kernel}<{', '.join(arguments)}>"
 
 
-def _call() -> str:
-    """Constants of the table of layers, and the parameters of the kernels."""
+def _call(tile: int) -> str:
+    """Constants of the table of layers, and the argument of the kernels."""
     constants = [f"{name} = {getattr(plan, name)}" for name in _COLUMNS]
-    constants += [f"WIDTHS_BEFORE = {plan.INPUT_SLOT}", f"MAX_DIRECTIONS = {MAX_DIRECTIONS}"]
-    constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}"]
+    constants += [f"WIDTHS_BEFORE = {plan.INPUT_SLOT}", f"CARDINAL = {CARDINAL}"]
+    constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}", f"STAGED = {STAGED}"]
+    constants += [f"TILE = {tile}"]
     members = "\n".join(f"    {kind}{name};" for kind, name in FIELDS)
-    parameters = ", ".join(kind + name for kind, name in FIELDS)
-    arguments = ", ".join(name for _, name in FIELDS)
-    return (
-        f"enum {{ {', '.join(constants)} }};\n"
-        f"template <typename T> struct Call {{\n{members}\n}};\n"
-        f"#define PARAMETERS {parameters}\n"
-        f"#define ARGUMENTS Call<T>{{{arguments}}}\n"
-    )
+    return f"enum {{ {', '.join(constants)} }};\ntemplate <typename T> struct Call {{\n{members}\n}};\n"

@@ -4,36 +4,32 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #define DEVICE inline
-#define PART
 #define KERNEL void
-#define EACH_THREAD(t) for (int t = 0; t < num_threads(); ++t)
+#define PARAMETERS const Call<T> call
+#define EACH_THREAD(t) for (int t##_ = 0, t = turn(0); t##_ < num_threads(); t = turn(++t##_))
+#define PART
 #define UNROLL
+#define ROLLED
 
-static int the_block, the_blocks, the_threads;
+static int the_block, the_blocks, the_threads, is_reversed;
 static double *the_memory;
 
 inline int block_number() { return the_block; }
 inline int num_blocks() { return the_blocks; }
 inline int num_threads() { return the_threads; }
+// The number of the thread whose turn it is.
+inline int turn(int i) { return is_reversed ? num_threads() - 1 - i : i; }
 inline double *shared_memory() { return the_memory; }
 
-template <typename T> void add_atomically(T *place, T number) { *place += number; }
 inline void report(long long *status, long long layer) { *status = layer > *status ? layer : *status; }
 
 #include SOURCE
 
-template <typename... P, std::size_t... I>
-void call_with(void (*kernel)(P...), const long long *arguments, std::index_sequence<I...>) {
-    kernel((P)(arguments[I])...);
-}
-
 // Runs a kernel; returns whether it wrote beyond the end of its shared memory, which begins as NaN.
-template <typename... P>
-int run(void (*kernel)(P...), long long blocks, long long threads, long long bytes, const long long *arguments) {
+int run(void (*kernel)(const Call<REAL>), long long blocks, long long threads, long long bytes, const Call<REAL> &call) {
     const double guard = 12345.678;
     const std::size_t length = (bytes + 7) / 8;
     the_blocks = static_cast<int>(blocks);
@@ -42,24 +38,28 @@ int run(void (*kernel)(P...), long long blocks, long long threads, long long byt
         std::vector<double> memory(length + 64, guard);
         for (std::size_t i = 0; i < length; ++i) memory[i] = std::numeric_limits<double>::quiet_NaN();
         the_memory = memory.data();
-        call_with(kernel, arguments, std::index_sequence_for<P...>{});
+        kernel(call);
         for (std::size_t i = length; i < memory.size(); ++i)
             if (memory[i] != guard) return 1;
     }
     return 0;
 }
 
-#define EXPORT(name, ...)                                                                                  \
-    extern "C" int name(long long blocks, long long threads, long long bytes, const long long *arguments) { \
-        return run(__VA_ARGS__, blocks, threads, bytes, arguments);                                        \
-    }
+extern "C" void reverse_threads(int wanted) { is_reversed = wanted; }
 
-EXPORT(evaluate_0, evaluate<REAL, OF_DEGREE, 0>)
-EXPORT(evaluate_2, evaluate<REAL, OF_DEGREE, 2>)
-EXPORT(differentiate_0, differentiate<REAL, OF_DEGREE, 0>)
-EXPORT(differentiate_2, differentiate<REAL, OF_DEGREE, 2>)
-EXPORT(differentiate_rows_0, differentiate_rows<REAL, OF_DEGREE, 0>)
-EXPORT(differentiate_rows_2, differentiate_rows<REAL, OF_DEGREE, 2>)
+#define EXPORT(name, ...)                                                                                       \
+    extern "C" int name(long long blocks, long long threads, long long bytes, const Call<REAL> *call) {         \
+        return run(__VA_ARGS__, blocks, threads, bytes, *call);                                                 \
+    }
+#define EXPORT_ALL(name)                                                                                        \
+    EXPORT(name##_0, name<REAL, OF_DEGREE, 0>)                                                                  \
+    EXPORT(name##_1, name<REAL, OF_DEGREE, 1>)                                                                  \
+    EXPORT(name##_2, name<REAL, OF_DEGREE, 2>)                                                                  \
+    EXPORT(name##_3, name<REAL, OF_DEGREE, 3>)
+
+EXPORT_ALL(evaluate)
+EXPORT_ALL(differentiate)
+EXPORT_ALL(differentiate_rows)
 EXPORT(push_forward_0, push_forward<REAL, OF_DEGREE>)
 EXPORT(fill_basis_0, fill_basis<REAL, OF_DEGREE>)
 EXPORT(merge_0, merge<REAL>)

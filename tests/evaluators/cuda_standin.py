@@ -20,11 +20,11 @@ H200 = Limits(num_processors=132, shared_bytes=232448)
 
 
 @functools.cache
-def library(type_name, degree):
+def library(type_name, degree, tile):
     """Compile all kernels of a type and a degree."""
     with tempfile.TemporaryDirectory() as folder:
         text, target = Path(folder, "source.h"), Path(folder, "kernels.so")
-        text.write_text(source())
+        text.write_text(source(tile))
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
         command += [f"-DREAL={type_name}", f"-DOF_DEGREE={degree}", f'-DSOURCE="{text}"']
         command += [str(Path(__file__).with_name("cuda_standin.cpp")), "-o", str(target)]
@@ -36,18 +36,25 @@ def library(type_name, degree):
 class StandinKernels:
     """What `gpu_launch.CudaKernels` is, without a device."""
 
-    def __init__(self, type_name, degree, limits=H200):
+    def __init__(self, type_name, degree, tile, limits=H200):
         self.limits = limits
         self.launched = []
-        self._library = library(type_name, degree)
+        self._library_arguments = type_name, degree, tile
 
-    def launch(self, kernel, order, blocks, threads, shared_bytes, call):
-        self.launched.append((kernel, order, blocks, threads, shared_bytes))
-        function = getattr(self._library, f"{kernel}_{2 if order and KERNELS[kernel] else 0}")
-        arguments = (ctypes.c_longlong * len(call))(*call)
-        sizes = map(ctypes.c_longlong, (blocks, threads, shared_bytes))
-        assert function(*sizes, arguments) == 0, "wrote beyond the end of the shared memory"
-        assert shared_bytes <= self.limits.shared_bytes
+    def launch(self, call, *launches):
+        for kernel, directions, blocks, threads, shared_bytes in launches:
+            self.launched.append((kernel, directions, blocks, threads, shared_bytes))
+            function = getattr(self.library, f"{kernel}_{directions if KERNELS[kernel] else 0}")
+            sizes = map(ctypes.c_longlong, (blocks, threads, shared_bytes))
+            assert function(*sizes, ctypes.byref(call)) == 0, "wrote beyond the end of the shared memory"
+            assert shared_bytes <= self.limits.shared_bytes
+
+    @property
+    def library(self):
+        return library(*self._library_arguments)
+
+    def resident(self, kernel, directions, threads, shared_bytes):
+        return self.limits.num_processors * max(1, self.limits.shared_bytes // max(1, shared_bytes))
 
 
 class OnTheCPU:
@@ -58,8 +65,8 @@ class OnTheCPU:
     def _resolved(self, device):
         return str(device).replace("cuda", "cpu")
 
-    def kernels_of_degree(self, degree):
-        return StandinKernels({"float64": "double", "float32": "float"}[self.dtype.name], degree, self.limits)
+    def kernels_of_degree(self, degree, tile):
+        return StandinKernels({"float64": "double", "float32": "float"}[self.dtype.name], degree, tile, self.limits)
 
 
 class Standin(OnTheCPU, GPUEvaluator):

@@ -80,28 +80,47 @@ def test_random_networks_in_single_precision(network):
             assert np.abs(np.asarray(actual, "f8") - wanted).max() <= bound
 
 
+def limited(num_processors, shared_bytes):
+    """The stand-in of another device."""
+    return type("Limited", (Standin,), {"limits": Limits(num_processors, shared_bytes)})
+
+
 @pytest.mark.parametrize("name", ["cubic", "many outputs", "many inputs", "wide, few cells", "affine in between"])
 @pytest.mark.parametrize("shared_bytes", [232448, 40000, 19000])
 def test_where_the_jets_and_gradients_lie_changes_nothing(name, shared_bytes):
     """All in shared memory; gradients in global memory; jets in global memory too."""
     case = Case.drawn(NETWORKS[name], "float64", num_samples=300)
-    evaluator = Standin(case.network, "float64", "cpu")
-    expected = case.results(evaluator)
-    evaluator._kernels.limits = Limits(2, shared_bytes)
-    assert_close(case.results(evaluator), expected, 1e-13)
+    expected = case.results(Standin(case.network, "float64", "cpu"))
+    assert_close(case.results(limited(2, shared_bytes)(case.network, "float64", "cpu")), expected, 1e-13)
 
 
 def test_no_block_takes_more_shared_memory_than_there_is():
     case = Case.drawn(chain((2, 40, 40, 1), 3, 20), "float64", num_samples=200)
-    evaluator = Standin(case.network, "float64", "cpu")
-    evaluator._kernels.limits = Limits(132, 49152)
+    evaluator = limited(132, 49152)(case.network, "float64", "cpu")
     for method in ("value", "squared_error", "jet_adjoint"):
         case.call(evaluator, method)
-    sizes = [shared_bytes for *_, shared_bytes in evaluator._kernels.launched]
-    assert max(sizes) <= 49152
+    sizes = [launch[-1] for kernels in evaluator._kernels.values() for launch in kernels.launched]
+    assert 0 < max(sizes) <= 49152
 
 
-@pytest.mark.parametrize("num_directions", [4, 5, 9])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_thread_reads_what_another_one_writes_in_the_same_phase(name):
+    """The threads of a phase in the opposite order give the same bits: on a device they run together."""
+    case = Case.drawn(NETWORKS[name], "float64", num_samples=200).curved()
+    evaluator = Standin(case.network, "float64", "cpu")
+    expected = case.results(evaluator)
+    libraries = [kernels.library for kernels in evaluator._kernels.values()]
+    try:
+        for library in libraries:
+            library.reverse_threads(1)
+        actual = case.results(evaluator)
+    finally:
+        for library in libraries:
+            library.reverse_threads(0)
+    assert_close(actual, expected, 0)
+
+
+@pytest.mark.parametrize("num_directions", [3, 4, 5, 9])
 @pytest.mark.parametrize("order", [1, 2])
 def test_more_directions_than_one_sweep_takes(num_directions, order):
     random = np.random.default_rng(0)
@@ -119,7 +138,7 @@ def test_more_directions_than_one_sweep_takes(num_directions, order):
     assert_close(*system, 1e-11)
 
 
-@pytest.mark.parametrize("options", [{"chunk_size": 7}, {"deterministic": False}])
+@pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 64}])
 def test_options_change_no_more_than_rounding(options):
     case = Case.drawn(NETWORKS["cubic"], "float64").curved()
     plain, other = Standin(case.network, "float64", "cpu"), Standin(case.network, "float64", "cpu", **options)
@@ -148,9 +167,9 @@ def test_dense_products_outside_the_interval(kind, outside):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda evaluator: pickle.loads(pickle.dumps(evaluator))])  # noqa: S301 - our own
 def test_copies_compute_the_same(copied):
     case = Case.drawn(NETWORKS["cubic"], "float32")
-    evaluator = Standin(case.network, "float32", "cpu", deterministic=False, chunk_size=50)
+    evaluator = Standin(case.network, "float32", "cpu", chunk_size=50)
     other = copied(evaluator)
-    assert (other.deterministic, other.chunk_size) == (False, 50)
+    assert other.chunk_size == 50
     np.testing.assert_array_equal(other.value(case.theta, case.x), evaluator.value(case.theta, case.x))
 
 
@@ -233,7 +252,8 @@ def test_a_full_device_is_a_clear_error_and_the_next_call_works(kind, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "_zeros", refuse)
+        for name in ("_zeros", "_empty"):
+            patch.setattr(kind, name, refuse)
         with pytest.raises(DeviceError, match=r"too small for `chunk_size=1000` samples .* `.*chunk_size=250\)`"):
             evaluator.squared_error(case.theta, case.x, case.y)
     assert_close(evaluator.squared_error(case.theta, case.x, case.y), expected, 0)

@@ -1,9 +1,21 @@
 // The basis functions of one input at one point: the cell, and the DEGREE + 1 functions that are not zero there.
 
-// One row of the table of layers; its columns are those of plan.py.
+// One row of the table of layers; its columns are those of plan.py. The coefficients of the edge from p to q are `row`
+// numbers one behind the other, so that the compiler knows how far apart those of one cell are; `row` is odd, so that
+// neighbouring edges lie in different banks of the shared memory.
 struct Layer {
-    const long long *row;
-    DEVICE int operator[](int column) const { return static_cast<int>(row[column]); }
+    int kind, inputs, outputs, row, coefficients, table, table_stride, cells, uniform, outside, bias, number, before;
+
+    DEVICE explicit Layer(const long long *from)
+        : kind(static_cast<int>(from[KIND])), inputs(static_cast<int>(from[INPUTS])),
+          outputs(static_cast<int>(from[OUTPUTS])), row(static_cast<int>(from[BASIS])),
+          coefficients(static_cast<int>(from[COEFFICIENTS])), table(static_cast<int>(from[TABLE])),
+          table_stride(static_cast<int>(from[TABLE_STRIDE])), cells(static_cast<int>(from[CELLS])),
+          uniform(static_cast<int>(from[UNIFORM])), outside(static_cast<int>(from[OUTSIDE])),
+          bias(static_cast<int>(from[BIAS])), number(static_cast<int>(from[NUMBER])),
+          before(static_cast<int>(from[WIDTHS_BEFORE])) {}
+
+    DEVICE int edge(int p, int q) const { return coefficients + (p * outputs + q) * row; }
 };
 
 // A point of one input of a spline layer: its cell and where it lies in it.
@@ -12,7 +24,7 @@ template <typename T> struct Place {
     T t;              // 0 at the left end of the cell, 1 at the right one
     T inverse;        // 1 over the length of the cell
     T excess;         // how far the point lies outside, where the policy is not EXTEND
-    const T *powers;  // the polynomials of the cell: (power, function)
+    const T *powers;  // the polynomials of the cell: (power, function); null for those of Cardinal
 };
 
 // Find the cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell.
@@ -27,22 +39,24 @@ template <typename T> DEVICE int find_cell(T x, const T *breakpoints, int num_ce
 }
 
 template <typename T, int DEGREE>
-DEVICE Place<T> locate(T x, Layer layer, int p, const T *tables, long long *status) {
-    const T *table = tables + layer[TABLE] + p * layer[TABLE_STRIDE];
-    const int num_cells = layer[CELLS], outside = layer[OUTSIDE];
-    const T left = table[0], right = table[1];
+DEVICE Place<T> locate(T x, const Layer &layer, int p, const T *tables, long long *status) {
+    const T *table = tables + layer.table + p * layer.table_stride;
+    const int num_cells = layer.cells;
     T inside = x;
-    if (outside != EXTEND && (x < left || x > right)) {
-        inside = x < left ? left : right;
-        if (outside == ERROR) report(status, layer[NUMBER]);
+    if (layer.outside != EXTEND) {
+        const T left = table[0], right = table[1];
+        if (x < left || x > right) {
+            inside = x < left ? left : right;
+            if (layer.outside == ERROR) report(status, layer.number);
+        }
     }
     Place<T> place;
-    if (layer[UNIFORM]) {
+    if (layer.uniform) {
         place.inverse = table[2];
-        const T u = (inside - left) * place.inverse;
+        const T u = (inside - table[0]) * place.inverse;
         place.cell = u > 0 ? (u < num_cells - 1 ? static_cast<int>(u) : num_cells - 1) : 0;
         place.t = u - place.cell;
-        place.powers = table + 3;
+        place.powers = layer.uniform == CARDINAL ? nullptr : table + 3;
     } else {
         const T *breakpoints = table + 2;
         place.cell = find_cell(inside, breakpoints, num_cells);
@@ -54,40 +68,125 @@ DEVICE Place<T> locate(T x, Layer layer, int p, const T *tables, long long *stat
     return place;
 }
 
-// The basis functions at a point and their first LEVELS - 1 derivatives. Two levels at least: the tangent outside the
-// interval needs slopes.
+// Power coefficients of the uniform B-splines on a cell of length one, (power, function), known to the compiler:
+//     B^k_s(t) = ((t + k - s) B^{k-1}_{s-1}(t) + (1 + s - t) B^{k-1}_s(t)) / k,
+// the recursion of Cox and de Boor with the knots at integers.
+template <int DEGREE> struct Cardinal {
+    double powers[DEGREE + 1][DEGREE + 1];
+
+    DEVICE constexpr Cardinal() : powers{} {
+        powers[0][0] = 1;
+        for (int k = 1; k <= DEGREE; ++k) {
+            // Downwards, because a number depends on those of lower powers and functions.
+            for (int s = k; s >= 0; --s) {
+                for (int j = k; j >= 0; --j) {
+                    double sum = 0;
+                    if (s > 0 && j > 0) sum += powers[j - 1][s - 1];
+                    if (s > 0) sum += (k - s) * powers[j][s - 1];
+                    if (j > 0) sum -= powers[j - 1][s];
+                    sum += (1 + s) * powers[j][s];
+                    powers[j][s] = sum / k;
+                }
+            }
+        }
+    }
+
+    // The coefficient of t^j in the derivative of function s of an order.
+    DEVICE constexpr double derivative(int order, int j, int s) const {
+        double result = powers[j + order][s];
+        for (int i = 1; i <= order; ++i) result *= j + i;
+        return result;
+    }
+};
+
+// Horner's rule for the polynomials of a table and their derivatives. Not inlined, and with loops: knots that are not
+// uniform are rare, and a copy of this in every place that needs basis functions would take long to compile.
+template <typename T, int DEGREE, int LEVELS> PART void fill_from_table(const T *powers, T t, T *all) {
+    ROLLED for (int s = 0; s <= DEGREE; ++s) {
+        T sums[LEVELS] = {};
+        ROLLED for (int power = DEGREE; power >= 0; --power) {
+            UNROLL for (int level = LEVELS - 1; level > 0; --level) sums[level] = t * sums[level] + level * sums[level - 1];
+            sums[0] = t * sums[0] + powers[power * (DEGREE + 1) + s];
+        }
+        UNROLL for (int level = 0; level < LEVELS; ++level) all[level * (DEGREE + 1) + s] = sums[level];
+    }
+}
+
+// The basis functions at a point and their first LEVELS - 1 derivatives by t, the coordinate in the cell.
 template <typename T, int DEGREE, int LEVELS> struct Functions {
     T at[LEVELS][DEGREE + 1];
 
     DEVICE Functions(const Place<T> &place, int outside) {
-        UNROLL for (int s = 0; s <= DEGREE; ++s) {
-            // Horner's rule for a polynomial and its Taylor coefficients.
-            UNROLL for (int level = 1; level < LEVELS; ++level) at[level][s] = 0;
-            at[0][s] = place.powers[DEGREE * (DEGREE + 1) + s];
-            UNROLL for (int power = DEGREE - 1; power >= 0; --power) {
-                UNROLL for (int level = LEVELS - 1; level > 0; --level)
-                    at[level][s] = place.t * at[level][s] + at[level - 1][s];
-                at[0][s] = place.t * at[0][s] + place.powers[power * (DEGREE + 1) + s];
+        if (place.powers) from_table(place);
+        else from_constants(place);
+        if (place.excess < 0 || place.excess > 0) leave(place, outside);
+    }
+
+    DEVICE void from_constants(const Place<T> &place) {
+        constexpr Cardinal<DEGREE> cardinal;
+        UNROLL for (int level = 0; level < LEVELS; ++level) {
+            UNROLL for (int s = 0; s <= DEGREE; ++s) {
+                T sum = 0;
+                UNROLL for (int j = DEGREE; j >= 0; --j)
+                    if (j + level <= DEGREE) sum = place.t * sum + static_cast<T>(cardinal.derivative(level, j, s));
+                at[level][s] = sum;
             }
         }
-        const bool is_outside = place.excess < 0 || place.excess > 0;
-        T scale = 1;
-        UNROLL for (int level = 1; level < LEVELS; ++level) {
-            scale *= level * place.inverse;
-            const T factor = !is_outside ? scale : (level == 1 && outside == LINEAR ? scale : T(0));
-            UNROLL for (int s = 0; s <= DEGREE; ++s) at[level][s] *= factor;
+    }
+
+    DEVICE void from_table(const Place<T> &place) {
+        T all[LEVELS * (DEGREE + 1)];
+        fill_from_table<T, DEGREE, LEVELS>(place.powers, place.t, all);
+        UNROLL for (int level = 0; level < LEVELS; ++level)
+            UNROLL for (int s = 0; s <= DEGREE; ++s) at[level][s] = all[level * (DEGREE + 1) + s];
+    }
+
+    // Outside the interval: zero, the value at the end, or the tangent there.
+    DEVICE void leave(const Place<T> &place, int outside) {
+        if (outside == LINEAR) {
+            T slopes[DEGREE + 1];
+            if constexpr (LEVELS > 1) {
+                UNROLL for (int s = 0; s <= DEGREE; ++s) slopes[s] = at[1][s];
+            } else {
+                Place<T> end = place;
+                end.excess = 0;
+                const Functions<T, DEGREE, 2> both(end, outside);
+                UNROLL for (int s = 0; s <= DEGREE; ++s) slopes[s] = both.at[1][s];
+            }
+            UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] += place.excess * place.inverse * slopes[s];
         }
-        if (is_outside) {
-            const T factor = outside == ZERO ? T(0) : T(1);
-            UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] = factor * at[0][s] + place.excess * at[1][s];
+        if (outside == ZERO) {
+            UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] = 0;
+        }
+        UNROLL for (int level = 1; level < LEVELS; ++level) {
+            if (level > 1 || outside != LINEAR) {
+                UNROLL for (int s = 0; s <= DEGREE; ++s) at[level][s] = 0;
+            }
+        }
+    }
+
+    // Make them derivatives by x.
+    DEVICE void scale(T inverse) {
+        T factor = 1;
+        UNROLL for (int level = 1; level < LEVELS; ++level) {
+            factor *= inverse;
+            UNROLL for (int s = 0; s <= DEGREE; ++s) at[level][s] *= factor;
         }
     }
 };
 
-// Contract the coefficients of one edge, `step` apart, with the functions of one level.
+// Contract the coefficients of one edge that count in a cell with the functions of one level.
 template <typename T, int DEGREE>
-DEVICE T contract(const T *coefficients, int step, const T (&functions)[DEGREE + 1]) {
+DEVICE T contract(const T (&coefficients)[DEGREE + 1], const T (&functions)[DEGREE + 1]) {
     T sum = 0;
-    UNROLL for (int s = 0; s <= DEGREE; ++s) sum += coefficients[s * step] * functions[s];
+    UNROLL for (int s = 0; s <= DEGREE; ++s) sum += coefficients[s] * functions[s];
     return sum;
 }
+
+template <typename T, int DEGREE> struct Coefficients {
+    T of[DEGREE + 1];
+
+    DEVICE explicit Coefficients(const T *first) {
+        UNROLL for (int s = 0; s <= DEGREE; ++s) of[s] = first[s];
+    }
+};

@@ -1,7 +1,7 @@
 // What layers do with the jets of one sample, forwards and backwards.
 //
-// The jet of a value along D directions are the numbers j = 0 (value), 1, ..., D (first derivatives) and, for order 2,
-// D + 1, ..., 2 D (second derivatives). A spline layer maps the jets z of its inputs to
+// The jet of a value along D directions are the numbers j = 0 (value), 1, ..., D (first derivatives) and D + 1, ..., 2 D
+// (second derivatives). A spline layer maps the jets z of its inputs to
 //
 //     y0 = sum phi(z0),    y1 = sum phi'(z0) z1,    y2 = sum phi''(z0) z1^2 + phi'(z0) z2
 //
@@ -11,190 +11,180 @@
 //     adjoint of the coefficients  r0 B + r1 B' + r2 B''
 //     adjoints of the inputs       a0 = r0 phi' + r1 phi'' + r2 phi''',   a1 = b1 phi' + 2 b2 phi'' z1,   a2 = b2 phi'
 //
-// ORDER 0 compiles values alone, ORDER 2 all of this for up to MAX_DIRECTIONS directions.
+// D, and where the numbers of a jet lie, are known to the compiler, so that jets are kept in registers and one address
+// serves all numbers of a jet. First derivatives alone are computed as jets whose second derivatives nobody reads.
 
-// The numbers of the jets of one sample at one layer's ends: entry (j, p) of `width` values. Entries of one sample are
-// `stride` apart, so that neighbouring threads have neighbouring places.
-template <typename T> struct Column {
+template <int D> constexpr int NUMBERS = 1 + 2 * D;
+
+// Numbers of one kind of neighbouring samples are neighbours; the next ones follow after one more place than there are
+// samples in a tile, so that the numbers of one sample lie in different banks of the shared memory.
+enum { STRIDE = TILE + 1 };
+
+// The jets of one sample at one layer's ends: number j of entry p.
+template <typename T, int D> struct Column {
     T *first;
-    int stride, width;
-    DEVICE T &operator()(int j, int p) const { return first[(j * width + p) * stride]; }
+    DEVICE T &operator()(int j, int p) const { return first[(p * NUMBERS<D> + j) * STRIDE]; }
 };
 
-// How many numbers a jet has.
-struct Size {
-    int directions, order;
-    DEVICE int numbers() const { return 1 + directions * order; }
-    DEVICE int second(int d) const { return 1 + directions + d; }
-};
+// Outputs whose jets one thread keeps in registers at a time.
+template <int D> constexpr int GROUP = D == 0 ? 8 : D == 3 ? 4 : 5;
 
-// The derivatives of one input along all directions, in registers.
-template <typename T, int ORDER> struct Slopes {
-    T first[MAX_DIRECTIONS], second[MAX_DIRECTIONS];
+template <int D> DEVICE int num_groups(int outputs) { return (outputs + GROUP<D> - 1) / GROUP<D>; }
 
-    DEVICE Slopes(Column<T> z, int p, Size size) {
-        UNROLL for (int d = 0; d < MAX_DIRECTIONS; ++d) {
-            const bool is_there = ORDER > 0 && d < size.directions;
-            first[d] = is_there ? z(1 + d, p) : T(0);
-            second[d] = is_there && size.order == 2 ? z(size.second(d), p) : T(0);
+// The derivatives of one input along all directions, in units of a cell's length if `inverse` is one over it.
+template <typename T, int D> struct Slopes {
+    T first[D ? D : 1], second[D ? D : 1], square[D ? D : 1];
+
+    DEVICE Slopes(Column<T, D> z, int p, T inverse) {
+        UNROLL for (int d = 0; d < D; ++d) {
+            first[d] = z(1 + d, p) * inverse;
+            second[d] = z(1 + D + d, p) * inverse;
+            square[d] = first[d] * first[d];
         }
     }
 
     // Sum r1 and r2 of one output.
-    DEVICE void pull(Column<T> b, int q, Size size, T &r1, T &r2) const {
+    DEVICE void pull(Column<T, D> b, int q, T &r1, T &r2) const {
         r1 = r2 = 0;
-        if constexpr (ORDER > 0) {
-            UNROLL for (int d = 0; d < MAX_DIRECTIONS; ++d) {
-                if (d >= size.directions) break;
-                r1 += b(1 + d, q) * first[d];
-                if (size.order == 2) {
-                    const T b2 = b(size.second(d), q);
-                    r1 += b2 * second[d];
-                    r2 += b2 * first[d] * first[d];
-                }
-            }
+        UNROLL for (int d = 0; d < D; ++d) {
+            const T b2 = b(1 + D + d, q);
+            r1 += b(1 + d, q) * first[d] + b2 * second[d];
+            r2 += b2 * square[d];
         }
     }
 };
 
-template <typename T> DEVICE void clear(Column<T> y, Size size) {
-    for (int j = 0; j < size.numbers(); ++j)
-        for (int q = 0; q < y.width; ++q) y(j, q) = 0;
-}
-
-template <typename T, int DEGREE, int ORDER>
-PART void forward_spline(
-    Layer layer, const T *theta, const T *tables, Column<T> z, Column<T> y, Size size, long long *status) {
-    clear(y, size);
-    for (int p = 0; p < z.width; ++p) {
+// Compute the jets of `count` outputs from q0 on; at most a group.
+template <typename T, int DEGREE, int D>
+DEVICE void forward_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> y, int q0,
+                           int count, long long *status) {
+    T y0[GROUP<D>] = {}, y1[GROUP<D>][D ? D : 1] = {}, y2[GROUP<D>][D ? D : 1] = {};
+    ROLLED for (int p = 0; p < layer.inputs; ++p) {
         const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
-        const Functions<T, DEGREE, ORDER == 0 ? 2 : 3> functions(place, layer[OUTSIDE]);
-        const Slopes<T, ORDER> slopes(z, p, size);
-        const T *edge = theta + layer[COEFFICIENTS] + (p * layer[BASIS] + place.cell) * y.width;
-        for (int q = 0; q < y.width; ++q) {
-            y(0, q) += contract<T, DEGREE>(edge + q, y.width, functions.at[0]);
-            if constexpr (ORDER > 0) {
-                const T phi1 = contract<T, DEGREE>(edge + q, y.width, functions.at[1]);
-                const T phi2 = contract<T, DEGREE>(edge + q, y.width, functions.at[2]);
-                UNROLL for (int d = 0; d < MAX_DIRECTIONS; ++d) {
-                    if (d >= size.directions) break;
-                    y(1 + d, q) += phi1 * slopes.first[d];
-                    if (size.order == 2)
-                        y(size.second(d), q) += phi2 * slopes.first[d] * slopes.first[d] + phi1 * slopes.second[d];
+        const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
+        const Slopes<T, D> slopes(z, p, place.inverse);
+        const T *edge = theta + layer.edge(p, q0) + place.cell;
+        UNROLL for (int q = 0; q < GROUP<D>; ++q) {
+            if (q >= count) break;
+            const Coefficients<T, DEGREE> c(edge);
+            edge += layer.row;
+            y0[q] += contract<T, DEGREE>(c.of, functions.at[0]);
+            if constexpr (D > 0) {
+                const T phi1 = contract<T, DEGREE>(c.of, functions.at[1]);
+                const T phi2 = contract<T, DEGREE>(c.of, functions.at[2]);
+                UNROLL for (int d = 0; d < D; ++d) {
+                    y1[q][d] += phi1 * slopes.first[d];
+                    y2[q][d] += phi2 * slopes.square[d] + phi1 * slopes.second[d];
                 }
             }
         }
     }
-}
-
-template <typename T>
-PART void forward_affine(Layer layer, const T *theta, Column<T> z, Column<T> y, Size size) {
-    const T *weights = theta + layer[COEFFICIENTS];
-    for (int j = 0; j < size.numbers(); ++j) {
-        for (int q = 0; q < y.width; ++q) {
-            T sum = j == 0 && layer[BIAS] ? weights[z.width * y.width + q] : T(0);
-            for (int p = 0; p < z.width; ++p) sum += weights[p * y.width + q] * z(j, p);
-            y(j, q) = sum;
+    UNROLL for (int q = 0; q < GROUP<D>; ++q) {
+        if (q >= count) break;
+        y(0, q0 + q) = y0[q];
+        UNROLL for (int d = 0; d < D; ++d) {
+            y(1 + d, q0 + q) = y1[q][d];
+            y(1 + D + d, q0 + q) = y2[q][d];
         }
     }
 }
 
-// Replace the jets of a spline layer's inputs by their adjoints.
-template <typename T, int DEGREE, int ORDER>
-PART void pull_spline(
-    Layer layer, const T *theta, const T *tables, Column<T> z, Column<T> b, Size size, long long *status) {
-    for (int p = 0; p < z.width; ++p) {
-        const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
-        const Functions<T, DEGREE, ORDER == 0 ? 2 : 4> functions(place, layer[OUTSIDE]);
-        const Slopes<T, ORDER> slopes(z, p, size);
-        const T *edge = theta + layer[COEFFICIENTS] + (p * layer[BASIS] + place.cell) * b.width;
-        T a0 = 0, a1[MAX_DIRECTIONS] = {}, a2[MAX_DIRECTIONS] = {};
-        for (int q = 0; q < b.width; ++q) {
-            const T phi1 = contract<T, DEGREE>(edge + q, b.width, functions.at[1]);
-            a0 += b(0, q) * phi1;
-            if constexpr (ORDER > 0) {
-                const T phi2 = contract<T, DEGREE>(edge + q, b.width, functions.at[2]);
-                const T phi3 = contract<T, DEGREE>(edge + q, b.width, functions.at[3]);
-                T r1, r2;
-                slopes.pull(b, q, size, r1, r2);
-                a0 += r1 * phi2 + r2 * phi3;
-                UNROLL for (int d = 0; d < MAX_DIRECTIONS; ++d) {
-                    if (d >= size.directions) break;
-                    a1[d] += b(1 + d, q) * phi1;
-                    if (size.order == 2) {
-                        const T b2 = b(size.second(d), q);
-                        a1[d] += 2 * b2 * phi2 * slopes.first[d];
-                        a2[d] += b2 * phi1;
-                    }
-                }
+template <typename T, int D>
+DEVICE void forward_affine(const Layer &layer, const T *theta, Column<T, D> z, Column<T, D> y, int q0, int count) {
+    const T *weights = theta + layer.coefficients;
+    for (int q = q0; q < q0 + count; ++q) {
+        T sums[NUMBERS<D>] = {};
+        if (layer.bias) sums[0] = weights[layer.inputs * layer.outputs + q];
+        for (int p = 0; p < layer.inputs; ++p) {
+            const T weight = weights[p * layer.outputs + q];
+            UNROLL for (int j = 0; j < NUMBERS<D>; ++j) sums[j] += weight * z(j, p);
+        }
+        UNROLL for (int j = 0; j < NUMBERS<D>; ++j) y(j, q) = sums[j];
+    }
+}
+
+// Replace the jet of input p of a spline layer by its adjoint.
+template <typename T, int DEGREE, int D>
+DEVICE void pull_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> b, int p,
+                        long long *status) {
+    const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
+    const Functions<T, DEGREE, D ? 4 : 2> functions(place, layer.outside);
+    const Slopes<T, D> slopes(z, p, place.inverse);
+    const T *edge = theta + layer.edge(p, 0) + place.cell;
+    T a0 = 0, a1[D ? D : 1] = {}, a2[D ? D : 1] = {};
+    for (int q = 0; q < layer.outputs; ++q) {
+        const Coefficients<T, DEGREE> c(edge);
+        edge += layer.row;
+        const T phi1 = contract<T, DEGREE>(c.of, functions.at[1]);
+        a0 += b(0, q) * phi1;
+        if constexpr (D > 0) {
+            const T phi2 = contract<T, DEGREE>(c.of, functions.at[2]);
+            const T phi3 = contract<T, DEGREE>(c.of, functions.at[3]);
+            T r1 = 0, r2 = 0;
+            UNROLL for (int d = 0; d < D; ++d) {
+                const T b1 = b(1 + d, q), b2 = b(1 + D + d, q);
+                r1 += b1 * slopes.first[d] + b2 * slopes.second[d];
+                r2 += b2 * slopes.square[d];
+                a1[d] += b1 * phi1 + (b2 * phi2) * (2 * slopes.first[d]);
+                a2[d] += b2 * phi1;
             }
+            a0 += r1 * phi2 + r2 * phi3;
         }
-        z(0, p) = a0;
-        if constexpr (ORDER > 0) {
-            UNROLL for (int d = 0; d < MAX_DIRECTIONS; ++d) {
-                if (d >= size.directions) break;
-                z(1 + d, p) = a1[d];
-                if (size.order == 2) z(size.second(d), p) = a2[d];
-            }
-        }
+    }
+    z(0, p) = a0 * place.inverse;
+    UNROLL for (int d = 0; d < D; ++d) {
+        z(1 + d, p) = a1[d] * place.inverse;
+        z(1 + D + d, p) = a2[d] * place.inverse;
     }
 }
 
-// Replace the jets of an affine layer's inputs by their adjoints.
-template <typename T>
-PART void pull_affine(Layer layer, const T *theta, Column<T> z, Column<T> b, Size size) {
-    const T *weights = theta + layer[COEFFICIENTS];
-    for (int j = 0; j < size.numbers(); ++j) {
-        for (int p = 0; p < z.width; ++p) {
-            T sum = 0;
-            for (int q = 0; q < b.width; ++q) sum += weights[p * b.width + q] * b(j, q);
-            z(j, p) = sum;
-        }
-    }
+// Replace the jet of input p of an affine layer by its adjoint.
+template <typename T, int D>
+DEVICE void pull_affine(const Layer &layer, const T *theta, Column<T, D> z, Column<T, D> b, int p) {
+    const T *weights = theta + layer.coefficients + p * layer.outputs;
+    T sums[NUMBERS<D>] = {};
+    for (int q = 0; q < layer.outputs; ++q)
+        UNROLL for (int j = 0; j < NUMBERS<D>; ++j) sums[j] += weights[q] * b(j, q);
+    UNROLL for (int j = 0; j < NUMBERS<D>; ++j) z(j, p) = sums[j];
 }
 
-// Where one sample's part of a gradient goes: added to a sum that other threads add to as well, ...
-template <typename T> struct AtomicSum {
-    T *gradient;
-    DEVICE void take(int coefficient, T number) const { add_atomically(gradient + coefficient, number); }
+// One sample's row of a Jacobian, which holds zeros before; `order` tells which of the user's coefficients the kernels'
+// ones are, or -1.
+template <typename T> struct Row {
+    T *first;
+    const int *order;
+    DEVICE void put(int coefficient, T number) const {
+        const int own = order[coefficient];
+        if (own >= 0) first[own] = number;
+    }
 };
 
-// ... or written to a row of its own, which holds zeros.
-template <typename T> struct OwnRow {
-    T *row;
-    DEVICE void take(int coefficient, T number) const { row[coefficient] = number; }
-};
-
-// Hand the gradient of one sample with respect to a spline layer's coefficients to `sink`: DEGREE + 1 numbers an edge.
-template <typename T, int DEGREE, int ORDER, typename Sink>
-PART void spread_spline(
-    Layer layer, const T *tables, Column<T> z, Column<T> b, Size size, long long *status, Sink sink) {
-    for (int p = 0; p < z.width; ++p) {
-        const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
-        const Functions<T, DEGREE, ORDER == 0 ? 2 : 3> functions(place, layer[OUTSIDE]);
-        const Slopes<T, ORDER> slopes(z, p, size);
-        const int edge = layer[COEFFICIENTS] + (p * layer[BASIS] + place.cell) * b.width;
-        for (int q = 0; q < b.width; ++q) {
-            T r1, r2;
-            slopes.pull(b, q, size, r1, r2);
-            UNROLL for (int s = 0; s <= DEGREE; ++s) {
-                T number = b(0, q) * functions.at[0][s];
-                if constexpr (ORDER > 0) number += r1 * functions.at[1][s] + r2 * functions.at[2][s];
-                sink.take(edge + s * b.width + q, number);
-            }
+// Write the gradient of one sample with respect to the coefficients of input p of a spline layer.
+template <typename T, int DEGREE, int D>
+DEVICE void write_spline(const Layer &layer, const T *tables, Column<T, D> z, Column<T, D> b, int p, long long *status,
+                         const Row<T> &to) {
+    const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
+    const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
+    const Slopes<T, D> slopes(z, p, place.inverse);
+    for (int q = 0; q < layer.outputs; ++q) {
+        const T r0 = b(0, q);
+        T r1, r2;
+        slopes.pull(b, q, r1, r2);
+        UNROLL for (int s = 0; s <= DEGREE; ++s) {
+            T number = r0 * functions.at[0][s];
+            if constexpr (D > 0) number += r1 * functions.at[1][s] + r2 * functions.at[2][s];
+            to.put(layer.edge(p, q) + place.cell + s, number);
         }
     }
 }
 
-// The same for an affine layer.
-template <typename T, typename Sink>
-PART void spread_affine(Layer layer, Column<T> z, Column<T> b, Size size, Sink sink) {
-    for (int q = 0; q < b.width; ++q) {
-        for (int p = 0; p < z.width; ++p) {
-            T sum = 0;
-            for (int j = 0; j < size.numbers(); ++j) sum += z(j, p) * b(j, q);
-            sink.take(layer[COEFFICIENTS] + p * b.width + q, sum);
-        }
-        if (layer[BIAS]) sink.take(layer[COEFFICIENTS] + z.width * b.width + q, b(0, q));
+// The same for an affine layer; p = inputs is the bias.
+template <typename T, int D>
+DEVICE void write_affine(const Layer &layer, Column<T, D> z, Column<T, D> b, int p, const Row<T> &to) {
+    for (int q = 0; q < layer.outputs; ++q) {
+        T sum = p == layer.inputs ? b(0, q) : T(0);
+        if (p < layer.inputs)
+            UNROLL for (int j = 0; j < NUMBERS<D>; ++j) sum += z(j, p) * b(j, q);
+        to.put(layer.coefficients + p * layer.outputs + q, sum);
     }
 }

@@ -8,9 +8,13 @@
 #ifdef __CUDACC__
 
 #define DEVICE __device__ __forceinline__
-// Compiled once, however many kernels call it.
+// Compiled once, however many places call it.
 #define PART __device__ __noinline__
+// Loops that stay loops.
+#define ROLLED _Pragma("unroll 1")
 #define KERNEL __global__ void __launch_bounds__(MAX_THREADS)
+// Kernels read their argument where it lies, without a copy of their own.
+#define PARAMETERS const __grid_constant__ Call<T> call
 #define EACH_THREAD(t) for (int t = threadIdx.x, fresh = 1; fresh; fresh = 0, __syncthreads())
 #define UNROLL _Pragma("unroll")
 
@@ -23,8 +27,6 @@ DEVICE double *shared_memory() {
     extern __shared__ double memory[];
     return memory;
 }
-
-template <typename T> DEVICE void add_atomically(T *place, T number) { atomicAdd(place, number); }
 
 DEVICE void report(long long *status, long long layer) { atomicMax(status, layer); }
 

@@ -1,77 +1,70 @@
-// One sample through the whole network, forwards and backwards. Written for one thread; no other thread is needed.
+// One sample: where its jets are, what is read for it and written for it.
 
-// Where the jets of one sample are: those of all layers' inputs and of the last layer's outputs, one behind the other.
-template <typename T> struct Sample {
+// The jets of one sample: those of all layers' inputs and of the last layer's outputs, one behind the other.
+template <typename T, int D> struct Sample {
     const Call<T> &call;
     T *first;
-    int stride;
-    Size size;
 
-    DEVICE Sample(const Call<T> &call, T *first, int stride)
-        : call(call), first(first), stride(stride),
-          size{static_cast<int>(call.directions), static_cast<int>(call.order)} {}
+    DEVICE Sample(const Call<T> &call, T *first) : call(call), first(first) {}
 
-    DEVICE Layer layer(int number) const { return Layer{call.layers + number * NUM_FIELDS}; }
-
-    DEVICE Column<T> inputs(int number) const {
-        const Layer own = layer(number);
-        return Column<T>{first + own[WIDTHS_BEFORE] * size.numbers() * stride, stride, own[INPUTS]};
+    DEVICE Column<T, D> inputs(const Layer &layer) const {
+        return Column<T, D>{first + layer.before * (NUMBERS<D> * STRIDE)};
     }
 
-    DEVICE Column<T> outputs(int number) const {
-        const Layer own = layer(number);
-        return Column<T>{first + (own[WIDTHS_BEFORE] + own[INPUTS]) * size.numbers() * stride, stride, own[OUTPUTS]};
+    DEVICE Column<T, D> outputs(const Layer &layer) const {
+        return Column<T, D>{first + (layer.before + layer.inputs) * (NUMBERS<D> * STRIDE)};
     }
-
-    DEVICE Column<T> values() const { return outputs(static_cast<int>(call.num_layers) - 1); }
 };
 
+template <typename T> DEVICE Layer layer_of(const Call<T> &call, int number) {
+    return Layer(call.layers + number * NUM_FIELDS);
+}
+
+template <typename T> DEVICE Layer last_layer(const Call<T> &call) {
+    return layer_of(call, static_cast<int>(call.num_layers) - 1);
+}
+
+// Where something of direction d, sample n and column i is in an array of shape (directions, all samples, width).
+template <typename T> DEVICE long long place_of(const Call<T> &call, int d, long long n, int width, int i) {
+    return (d * call.all_samples + n) * width + i;
+}
+
 // Write the jets of the network's inputs.
-template <typename T> DEVICE void begin(const Sample<T> &sample, long long n) {
+template <typename T, int D> DEVICE void begin(const Sample<T, D> &sample, const Layer &layer, long long n) {
     const Call<T> &call = sample.call;
-    const Column<T> z = sample.inputs(0);
-    for (int p = 0; p < z.width; ++p) {
-        z(0, p) = call.x[n * z.width + p];
-        for (int d = 0; d < sample.size.directions; ++d) {
-            const long long own = (d * call.samples + n) * z.width + p;
-            z(1 + d, p) = call.own_lines ? call.own_lines[own] : call.lines[d * z.width + p];
-            if (sample.size.order == 2) z(sample.size.second(d), p) = call.curvatures ? call.curvatures[own] : T(0);
+    const Column<T, D> z = sample.inputs(layer);
+    for (int p = 0; p < layer.inputs; ++p) {
+        z(0, p) = call.x[n * layer.inputs + p];
+        UNROLL for (int d = 0; d < D; ++d) {
+            const long long own = place_of(call, d, n, layer.inputs, p);
+            z(1 + d, p) = call.own_lines ? call.own_lines[own] : call.lines[d * layer.inputs + p];
+            z(1 + D + d, p) = call.curvatures ? call.curvatures[own] : T(0);
         }
     }
 }
 
-template <typename T, int DEGREE, int ORDER> DEVICE void forward(const Sample<T> &sample, long long n) {
+template <typename T, int D> DEVICE void write_jets(const Sample<T, D> &sample, const Layer &last, long long n) {
     const Call<T> &call = sample.call;
-    begin(sample, n);
-    for (int number = 0; number < call.num_layers; ++number) {
-        const Layer layer = sample.layer(number);
-        const Column<T> z = sample.inputs(number), y = sample.outputs(number);
-        if (layer[KIND] == AFFINE) forward_affine(layer, call.theta, z, y, sample.size);
-        else forward_spline<T, DEGREE, ORDER>(layer, call.theta, call.tables, z, y, sample.size, call.status);
-    }
-}
-
-template <typename T> DEVICE void write_jets(const Sample<T> &sample, long long n) {
-    const Call<T> &call = sample.call;
-    const Column<T> y = sample.values();
-    for (int q = 0; q < y.width; ++q) {
-        if (call.values) call.values[n * y.width + q] = y(0, q);
-        for (int d = 0; d < sample.size.directions; ++d) {
-            const long long place = (d * call.samples + n) * y.width + q;
-            if (call.first) call.first[place] = y(1 + d, q);
-            if (call.second) call.second[place] = y(sample.size.second(d), q);
+    const Column<T, D> y = sample.outputs(last);
+    for (int q = 0; q < last.outputs; ++q) {
+        if (call.values) call.values[n * last.outputs + q] = y(0, q);
+        UNROLL for (int d = 0; d < D; ++d) {
+            const long long own = place_of(call, d, n, last.outputs, q);
+            if (call.first) call.first[own] = y(1 + d, q);
+            if (call.second) call.second[own] = y(1 + D + d, q);
         }
     }
 }
 
 // Weighted squared error of one sample; with `wants_adjoint` its derivatives replace the values.
-template <typename T> DEVICE double compare(const Sample<T> &sample, long long n, bool wants_adjoint) {
+template <typename T, int D>
+DEVICE double compare(const Sample<T, D> &sample, const Layer &last, long long n, bool wants_adjoint) {
     const Call<T> &call = sample.call;
-    const Column<T> y = sample.values();
+    const Column<T, D> y = sample.outputs(last);
     const T weight = call.weights ? call.weights[n] : T(1);
     double loss = 0;
-    for (int q = 0; q < y.width; ++q) {
-        const T error = y(0, q) - call.targets[n * y.width + q];
+    for (int q = 0; q < last.outputs; ++q) {
+        const T error = y(0, q) - call.targets[n * last.outputs + q];
         loss += static_cast<double>(weight * error) * static_cast<double>(error);
         if (wants_adjoint) y(0, q) = 2 * weight * error;
     }
@@ -79,72 +72,71 @@ template <typename T> DEVICE double compare(const Sample<T> &sample, long long n
 }
 
 // Replace the jets of the values by their cotangents; those that are not given are zero.
-template <typename T> DEVICE void seed(const Sample<T> &sample, long long n) {
+template <typename T, int D> DEVICE void seed(const Sample<T, D> &sample, const Layer &last, long long n) {
     const Call<T> &call = sample.call;
-    const Column<T> b = sample.values();
-    for (int q = 0; q < b.width; ++q) {
-        b(0, q) = call.cotangents ? call.cotangents[n * b.width + q] : T(0);
-        for (int d = 0; d < sample.size.directions; ++d) {
-            const long long place = (d * call.samples + n) * b.width + q;
-            b(1 + d, q) = call.first_cotangents ? call.first_cotangents[place] : T(0);
-            if (sample.size.order == 2)
-                b(sample.size.second(d), q) = call.second_cotangents ? call.second_cotangents[place] : T(0);
+    const Column<T, D> b = sample.outputs(last);
+    for (int q = 0; q < last.outputs; ++q) {
+        b(0, q) = call.cotangents ? call.cotangents[n * last.outputs + q] : T(0);
+        UNROLL for (int d = 0; d < D; ++d) {
+            const long long own = place_of(call, d, n, last.outputs, q);
+            b(1 + d, q) = call.first_cotangents ? call.first_cotangents[own] : T(0);
+            b(1 + D + d, q) = call.second_cotangents ? call.second_cotangents[own] : T(0);
         }
     }
 }
 
-// Replace the jets of a layer's inputs by their adjoints.
-template <typename T, int DEGREE, int ORDER> DEVICE void pull(const Sample<T> &sample, int number) {
-    const Call<T> &call = sample.call;
-    const Layer layer = sample.layer(number);
-    const Column<T> z = sample.inputs(number), b = sample.outputs(number);
-    if (layer[KIND] == AFFINE) pull_affine(layer, call.theta, z, b, sample.size);
-    else pull_spline<T, DEGREE, ORDER>(layer, call.theta, call.tables, z, b, sample.size, call.status);
+template <typename T, int D>
+DEVICE void write_point_gradient(const Sample<T, D> &sample, const Layer &layer, long long n) {
+    const Column<T, D> a = sample.inputs(layer);
+    for (int p = 0; p < layer.inputs; ++p) sample.call.point_gradients[n * layer.inputs + p] = a(0, p);
 }
 
-template <typename T, int DEGREE, int ORDER, typename Sink>
-DEVICE void spread(const Sample<T> &sample, int number, Sink sink) {
+// Compute the jets of `count` outputs of a layer from q0 on.
+template <typename T, int DEGREE, int D>
+DEVICE void forward(const Sample<T, D> &sample, const Layer &layer, const T *theta, int q0, int count) {
     const Call<T> &call = sample.call;
-    const Layer layer = sample.layer(number);
-    const Column<T> z = sample.inputs(number), b = sample.outputs(number);
-    if (layer[KIND] == AFFINE) spread_affine(layer, z, b, sample.size, sink);
-    else spread_spline<T, DEGREE, ORDER>(layer, call.tables, z, b, sample.size, call.status, sink);
+    const Column<T, D> z = sample.inputs(layer), y = sample.outputs(layer);
+    if (layer.kind == AFFINE) forward_affine<T, D>(layer, theta, z, y, q0, count);
+    else forward_spline<T, DEGREE, D>(layer, theta, call.tables, z, y, q0, count, call.status);
 }
 
-template <typename T> DEVICE void write_point_gradient(const Sample<T> &sample, long long n) {
-    const Column<T> a = sample.inputs(0);
-    for (int p = 0; p < a.width; ++p) sample.call.point_gradients[n * a.width + p] = a(0, p);
+// Replace the jet of an input of a layer by its adjoint.
+template <typename T, int DEGREE, int D>
+DEVICE void pull(const Sample<T, D> &sample, const Layer &layer, const T *theta, int p) {
+    const Call<T> &call = sample.call;
+    const Column<T, D> z = sample.inputs(layer), b = sample.outputs(layer);
+    if (layer.kind == AFFINE) pull_affine<T, D>(layer, theta, z, b, p);
+    else pull_spline<T, DEGREE, D>(layer, theta, call.tables, z, b, p, call.status);
 }
 
-// The derivative of one sample's values along a direction of the coefficients: the numbers 0 and 1 of a jet, to which
-// every layer adds what the change of its own coefficients gives.
-template <typename T, int DEGREE> DEVICE void forward_tangent(const Sample<T> &sample, long long n) {
+// Write the gradient with respect to the coefficients of an input; the bias counts as an input.
+template <typename T, int DEGREE, int D>
+DEVICE void write_gradient(const Sample<T, D> &sample, const Layer &layer, int p, const Row<T> &to) {
     const Call<T> &call = sample.call;
-    const Size one{1, 1};
-    const Column<T> x = sample.inputs(0);
-    for (int p = 0; p < x.width; ++p) {
-        x(0, p) = call.x[n * x.width + p];
-        x(1, p) = 0;
-    }
-    for (int number = 0; number < call.num_layers; ++number) {
-        const Layer layer = sample.layer(number);
-        const Column<T> z = sample.inputs(number), y = sample.outputs(number);
-        const T *change = call.tangent + layer[COEFFICIENTS];
-        if (layer[KIND] == AFFINE) {
-            forward_affine(layer, call.theta, z, y, one);
-            for (int q = 0; q < y.width; ++q) {
-                T sum = layer[BIAS] ? change[z.width * y.width + q] : T(0);
-                for (int p = 0; p < z.width; ++p) sum += change[p * y.width + q] * z(0, p);
-                y(1, q) += sum;
+    const Column<T, D> z = sample.inputs(layer), b = sample.outputs(layer);
+    if (layer.kind == AFFINE) write_affine<T, D>(layer, z, b, p, to);
+    else write_spline<T, DEGREE, D>(layer, call.tables, z, b, p, call.status, to);
+}
+
+// Add to the first derivatives of some outputs what a change of the layer's own coefficients gives.
+template <typename T, int DEGREE>
+DEVICE void add_change(const Sample<T, 1> &sample, const Layer &layer, int q0, int count) {
+    const Call<T> &call = sample.call;
+    const Column<T, 1> z = sample.inputs(layer), y = sample.outputs(layer);
+    for (int q = q0; q < q0 + count; ++q) {
+        T sum = 0;
+        if (layer.kind == AFFINE) {
+            const T *own = call.tangent + layer.coefficients + q;
+            sum = layer.bias ? own[layer.inputs * layer.outputs] : T(0);
+            for (int p = 0; p < layer.inputs; ++p) sum += own[p * layer.outputs] * z(0, p);
+        } else {
+            ROLLED for (int p = 0; p < layer.inputs; ++p) {
+                const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, call.tables, call.status);
+                const Functions<T, DEGREE, 1> functions(place, layer.outside);
+                const Coefficients<T, DEGREE> own(call.tangent + layer.edge(p, q) + place.cell);
+                sum += contract<T, DEGREE>(own.of, functions.at[0]);
             }
-            continue;
         }
-        forward_spline<T, DEGREE, 2>(layer, call.theta, call.tables, z, y, one, call.status);
-        for (int p = 0; p < z.width; ++p) {
-            const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, call.tables, call.status);
-            const Functions<T, DEGREE, 2> functions(place, layer[OUTSIDE]);
-            const T *edge = change + (p * layer[BASIS] + place.cell) * y.width;
-            for (int q = 0; q < y.width; ++q) y(1, q) += contract<T, DEGREE>(edge + q, y.width, functions.at[0]);
-        }
+        y(1, q) += sum;
     }
 }

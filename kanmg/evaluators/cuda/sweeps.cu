@@ -1,45 +1,64 @@
-// The kernels. A block takes tiles of as many samples as it has threads, one after the other; every thread takes one
-// sample through the whole network.
+// The kernels. A block takes tiles of samples, one after the other, through the whole network. What is to be done in a
+// phase is cut into parts that are independent of each other: a sample and a group of outputs on the way forwards, a sample
+// and an input on the way backwards. Part i goes to thread i modulo the number of threads, so that neighbouring threads
+// have neighbouring samples.
 //
-// The gradient is the same on every run: each edge (p, q) of a layer belongs to one thread of the block, which goes
-// through the samples of the tile in their order and adds to a sum of its own; a second kernel adds the blocks' sums
-// in their order. Or, with `call.atomic`, threads add the parts of their samples as they come.
+// The gradient is the same on every run: each edge (p, q) of a layer belongs to one thread of the block, which goes through
+// the samples of the tile in their order and adds to sums of its own; a second kernel adds the blocks' sums in their order.
+// Atomic additions, which depend on the order, were slower: all samples of a tile add to the same few numbers.
 
 // The memory of one block: the threads' losses, the jets of the tile (in global memory where they do not fit), basis
-// functions of a part of the tile with their cells, and the sum of gradients (likewise). `gpu_launch.py` computes the sizes.
-template <typename T, int DEGREE, int ORDER> struct Block {
+// functions of a part of the tile, a copy of the coefficients (where it fits), the sum of gradients (likewise), and the
+// cells of the basis functions. `gpu_launch.py` computes the sizes.
+template <typename T, int DEGREE, int D> struct Block {
     // Functions and derivatives that the gradient of the coefficients takes.
-    static constexpr int LEVELS = ORDER == 0 ? 1 : 3;
+    static constexpr int LEVELS = D == 0 ? 1 : 3;
     const Call<T> &call;
     double *losses;
-    T *jets, *functions, *gradient;
+    T *jets, *functions, *gradient, *own_theta;
+    const T *theta;
     int *cells;
-    int stride;
+    int num_layers;
 
-    DEVICE Block(const Call<T> &call) : call(call), stride(num_threads() + 1) {
+    DEVICE Block(const Call<T> &call, bool wants_gradient) : call(call), num_layers(static_cast<int>(call.num_layers)) {
         losses = shared_memory();
         T *free = reinterpret_cast<T *>(losses + num_threads());
-        const long long entries = call.entries * stride;
+        const long long entries = call.entries * (NUMBERS<D> * STRIDE);
         jets = call.scratch ? call.scratch + block_number() * entries : free;
         if (!call.scratch) free += entries;
         functions = free;
-        free += call.staged * LEVELS * (DEGREE + 1);
+        if (wants_gradient) free += STAGED * LEVELS * (DEGREE + 1);
+        own_theta = free;
+        theta = call.theta_is_shared ? free : call.theta;
+        if (call.theta_is_shared) free += call.num_coefficients;
         gradient = call.gradient_is_shared ? free : call.partials + block_number() * call.num_coefficients;
         if (call.gradient_is_shared) free += call.num_coefficients;
         cells = reinterpret_cast<int *>(free);
     }
 
-    DEVICE Sample<T> sample(int t) const { return Sample<T>(call, jets + t, stride); }
-    DEVICE long long num_tiles() const { return (call.samples + num_threads() - 1) / num_threads(); }
+    DEVICE Sample<T, D> sample(int n) const { return Sample<T, D>(call, jets + n); }
+    DEVICE long long num_tiles() const { return (call.samples + TILE - 1) / TILE; }
 
-    DEVICE int tile_size(long long tile) const {
-        const long long rest = call.samples - tile * num_threads();
-        return rest < num_threads() ? static_cast<int>(rest) : num_threads();
+    // Samples of the tile that begins with sample `first`.
+    DEVICE int size(long long first) const {
+        return call.samples - first < TILE ? static_cast<int>(call.samples - first) : TILE;
+    }
+
+    // Coefficients lie in the kernels' order where they are in global memory, but in the user's where they are copied.
+    DEVICE void copy_theta() const {
+        if (call.theta_is_shared) {
+            EACH_THREAD(t) {
+                for (int i = t; i < call.num_coefficients; i += num_threads()) {
+                    const int own = call.order[i];
+                    own_theta[i] = own < 0 ? T(0) : call.theta[own];
+                }
+            }
+        }
     }
 };
 
 // Add the threads' losses, always in the same order. The number of threads is a power of two.
-template <typename B> PART void add_losses(const B &block) {
+template <typename B> DEVICE void add_losses(const B &block) {
     for (int half = num_threads() / 2; half > 0; half /= 2) {
         EACH_THREAD(t) {
             if (t < half) block.losses[t] += block.losses[t + half];
@@ -50,103 +69,211 @@ template <typename B> PART void add_losses(const B &block) {
     }
 }
 
-// Evaluate the basis functions of inputs p0, ..., p0 + num_inputs - 1 at samples n0, ..., n0 + num_samples - 1 of a tile.
-template <typename T, int DEGREE, int ORDER>
-PART void stage(
-    const Block<T, DEGREE, ORDER> &block, int number, int t, int p0, int num_inputs, int n0, int num_samples) {
-    const Call<T> &call = block.call;
-    for (int i = t; i < num_inputs * num_samples; i += num_threads()) {
-        const int p = p0 + i % num_inputs, n = n0 + i / num_inputs;
-        const Sample<T> sample = block.sample(n);
-        const Layer layer = sample.layer(number);
-        const Place<T> place = locate<T, DEGREE>(sample.inputs(number)(0, p), layer, p, call.tables, call.status);
-        const Functions<T, DEGREE, ORDER == 0 ? 2 : 3> functions(place, layer[OUTSIDE]);
-        block.cells[i] = place.cell;
-        UNROLL for (int level = 0; level < Block<T, DEGREE, ORDER>::LEVELS; ++level)
-            UNROLL for (int s = 0; s <= DEGREE; ++s)
-                block.functions[(level * (DEGREE + 1) + s) * call.staged + i] = functions.at[level][s];
-    }
-}
+// The parts of a layer on the way forwards: groups of outputs, of equal size but for the last one, times samples.
+template <int D> struct Groups {
+    int outputs, number, size;
 
-// Add what the staged samples give to the gradient of the edges from the staged inputs.
-template <typename T, int DEGREE, int ORDER>
-PART void add_staged(
-    const Block<T, DEGREE, ORDER> &block, int number, int t, int p0, int num_inputs, int n0, int num_samples) {
-    const int staged = static_cast<int>(block.call.staged), count = DEGREE + 1;
-    const Size size = block.sample(0).size;
-    const Layer layer = block.sample(0).layer(number);
-    const int num_outputs = layer[OUTPUTS];
-    for (int e = t; e < num_inputs * num_outputs; e += num_threads()) {
-        const int p = e / num_outputs, q = e % num_outputs;
-        T *edge = block.gradient + layer[COEFFICIENTS] + (p0 + p) * layer[BASIS] * num_outputs + q;
-        for (int n = 0; n < num_samples; ++n) {
-            const int i = n * num_inputs + p;
-            const Sample<T> sample = block.sample(n0 + n);
-            const Column<T> b = sample.outputs(number);
-            const Slopes<T, ORDER> slopes(sample.inputs(number), p0 + p, size);
-            T r1, r2;
-            slopes.pull(b, q, size, r1, r2);
-            const T r0 = b(0, q);
-            T *own = edge + block.cells[i] * num_outputs;
-            UNROLL for (int s = 0; s < count; ++s) {
-                T sum = own[s * num_outputs] + r0 * block.functions[s * staged + i];
-                if (ORDER > 0) {
-                    sum += r1 * block.functions[(count + s) * staged + i];
-                    sum += r2 * block.functions[(2 * count + s) * staged + i];
-                }
-                own[s * num_outputs] = sum;
+    DEVICE explicit Groups(const Layer &layer)
+        : outputs(layer.outputs), number(num_groups<D>(outputs)), size((outputs + number - 1) / number) {}
+
+    DEVICE int parts() const { return number * TILE; }
+    DEVICE int first(int part) const { return part / TILE * size; }
+    DEVICE int count(int part) const { return outputs - first(part) < size ? outputs - first(part) : size; }
+};
+
+// Compute the jets of all layers at the samples of a tile.
+template <typename T, int DEGREE, int D>
+DEVICE void forward_tile(const Block<T, DEGREE, D> &block, long long first, int num_samples) {
+    EACH_THREAD(t) {
+        const Layer layer = layer_of(block.call, 0);
+        for (int n = t; n < num_samples; n += num_threads()) begin(block.sample(n), layer, first + n);
+    }
+    for (int number = 0; number < block.num_layers; ++number) {
+        EACH_THREAD(t) {
+            const Layer layer = layer_of(block.call, number);
+            const Groups<D> groups(layer);
+            ROLLED for (int i = t; i < groups.parts(); i += num_threads()) {
+                const int n = i % TILE;
+                if (n < num_samples)
+                    forward<T, DEGREE, D>(block.sample(n), layer, block.theta, groups.first(i), groups.count(i));
             }
         }
     }
 }
 
-template <typename T, int DEGREE, int ORDER>
-DEVICE void add_spline(const Block<T, DEGREE, ORDER> &block, int number, int num_samples) {
-    const int staged = static_cast<int>(block.call.staged);
-    const int width = block.sample(0).layer(number)[INPUTS];
-    const int inputs = width < staged ? width : staged, samples = staged / inputs;
-    for (int p0 = 0; p0 < width; p0 += inputs) {
-        const int own_inputs = width - p0 < inputs ? width - p0 : inputs;
-        for (int n0 = 0; n0 < num_samples; n0 += samples) {
-            const int own = num_samples - n0 < samples ? num_samples - n0 : samples;
-            EACH_THREAD(t) { stage(block, number, t, p0, own_inputs, n0, own); }
-            EACH_THREAD(t) { add_staged(block, number, t, p0, own_inputs, n0, own); }
+// Replace the jets of a layer's inputs by their adjoints.
+template <typename T, int DEGREE, int D>
+DEVICE void pull_tile(const Block<T, DEGREE, D> &block, const Layer &layer, int t, int num_samples) {
+    ROLLED for (int i = t; i < layer.inputs * TILE; i += num_threads()) {
+        const int n = i % TILE;
+        if (n < num_samples) pull<T, DEGREE, D>(block.sample(n), layer, block.theta, i / TILE);
+    }
+}
+
+// Some inputs p0, ..., p0 + inputs - 1 of a layer at some samples n0, ..., n0 + samples - 1 of a tile: at most STAGED
+// pairs, whose basis functions are in shared memory.
+struct Part {
+    int p0, inputs, n0, samples;
+};
+
+// Evaluate the basis functions of a part.
+template <typename T, int DEGREE, int D>
+DEVICE void stage(const Block<T, DEGREE, D> &block, const Layer &layer, int t, const Part &part) {
+    for (int i = t; i < part.inputs * part.samples; i += num_threads()) {
+        const int n = i / part.inputs, p = part.p0 + i - n * part.inputs;
+        const T x = block.sample(part.n0 + n).inputs(layer)(0, p);
+        const Place<T> place = locate<T, DEGREE>(x, layer, p, block.call.tables, block.call.status);
+        Functions<T, DEGREE, Block<T, DEGREE, D>::LEVELS> functions(place, layer.outside);
+        functions.scale(place.inverse);
+        block.cells[i] = place.cell;
+        UNROLL for (int level = 0; level < Block<T, DEGREE, D>::LEVELS; ++level)
+            UNROLL for (int s = 0; s <= DEGREE; ++s)
+                block.functions[(level * (DEGREE + 1) + s) * STAGED + i] = functions.at[level][s];
+    }
+}
+
+// r0, r1 and r2 of one sample, of input p and output q.
+template <typename T, int D> struct Factors {
+    T r0, r1, r2;
+
+    DEVICE Factors(const Sample<T, D> &sample, const Layer &layer, int p, int q) {
+        const Column<T, D> b = sample.outputs(layer);
+        r0 = b(0, q);
+        Slopes<T, D>(sample.inputs(layer), p, T(1)).pull(b, q, r1, r2);
+    }
+};
+
+// Add what a part gives to the sums of the edge from its input p to output q. Several samples are looked at before any is
+// added, so that the thread waits less for memory.
+template <typename T, int DEGREE, int D>
+DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q) {
+    constexpr int TOGETHER = D == 0 ? 4 : 2, COUNT = DEGREE + 1;
+    T *sums = block.gradient + layer.edge(part.p0 + p, q);
+    ROLLED for (int n = 0; n < part.samples; n += TOGETHER) {
+        T parts[TOGETHER][COUNT];
+        UNROLL for (int k = 0; k < TOGETHER; ++k) {
+            if (n + k >= part.samples) break;
+            const Factors<T, D> factors(block.sample(part.n0 + n + k), layer, part.p0 + p, q);
+            const T *functions = block.functions + (n + k) * part.inputs + p;
+            UNROLL for (int s = 0; s < COUNT; ++s) {
+                parts[k][s] = factors.r0 * functions[s * STAGED];
+                if constexpr (D > 0) {
+                    parts[k][s] += factors.r1 * functions[(COUNT + s) * STAGED];
+                    parts[k][s] += factors.r2 * functions[(2 * COUNT + s) * STAGED];
+                }
+            }
+        }
+        UNROLL for (int k = 0; k < TOGETHER; ++k) {
+            if (n + k >= part.samples) break;
+            T *own = sums + block.cells[(n + k) * part.inputs + p];
+            UNROLL for (int s = 0; s < COUNT; ++s) own[s] += parts[k][s];
         }
     }
 }
 
-template <typename T, int DEGREE, int ORDER>
-PART void add_affine(const Block<T, DEGREE, ORDER> &block, int number, int t, int num_samples) {
-    const Layer layer = block.sample(0).layer(number);
-    const Size size = block.sample(0).size;
-    const int num_inputs = layer[INPUTS], num_outputs = layer[OUTPUTS];
-    for (int e = t; e < (num_inputs + layer[BIAS]) * num_outputs; e += num_threads()) {
-        const int p = e / num_outputs, q = e % num_outputs;
+// The same for those sums whose number is c modulo DEGREE + 1: one for every sample.
+template <typename T, int DEGREE, int D>
+DEVICE void add_some(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q, int c) {
+    constexpr int TOGETHER = 4, COUNT = DEGREE + 1;
+    T *sums = block.gradient + layer.edge(part.p0 + p, q);
+    ROLLED for (int n = 0; n < part.samples; n += TOGETHER) {
+        T parts[TOGETHER];
+        int places[TOGETHER];
+        UNROLL for (int k = 0; k < TOGETHER; ++k) {
+            if (n + k >= part.samples) break;
+            const Factors<T, D> factors(block.sample(part.n0 + n + k), layer, part.p0 + p, q);
+            const int i = (n + k) * part.inputs + p, cell = block.cells[i], rest = cell % COUNT;
+            const int s = c >= rest ? c - rest : c - rest + COUNT;
+            const T *functions = block.functions + s * STAGED + i;
+            parts[k] = factors.r0 * functions[0];
+            if constexpr (D > 0)
+                parts[k] += factors.r1 * functions[COUNT * STAGED] + factors.r2 * functions[2 * COUNT * STAGED];
+            places[k] = cell + s;
+        }
+        UNROLL for (int k = 0; k < TOGETHER; ++k) {
+            if (n + k >= part.samples) break;
+            sums[places[k]] += parts[k];
+        }
+    }
+}
+
+// Add what a part gives to the gradient: a thread for every edge, or for some of an edge's sums where edges are few.
+template <typename T, int DEGREE, int D>
+DEVICE void add_part(const Block<T, DEGREE, D> &block, const Layer &layer, int t, const Part &part) {
+    const int edges = part.inputs * layer.outputs;
+    if (2 * edges > num_threads()) {
+        ROLLED for (int e = t; e < edges; e += num_threads()) {
+            const int p = e / layer.outputs;
+            add_edge(block, layer, part, p, e - p * layer.outputs);
+        }
+        return;
+    }
+    ROLLED for (int e = t; e < edges * (DEGREE + 1); e += num_threads()) {
+        const int c = e / edges, edge = e - c * edges, p = edge / layer.outputs;
+        add_some(block, layer, part, p, edge - p * layer.outputs, c);
+    }
+}
+
+template <typename T, int DEGREE, int D>
+DEVICE void add_spline(const Block<T, DEGREE, D> &block, const Layer &layer, int num_samples) {
+    const int width = layer.inputs, inputs = width < STAGED ? width : STAGED, samples = STAGED / inputs;
+    for (int p0 = 0; p0 < width; p0 += inputs) {
+        for (int n0 = 0; n0 < num_samples; n0 += samples) {
+            const int own_inputs = width - p0 < inputs ? width - p0 : inputs;
+            const int own_samples = num_samples - n0 < samples ? num_samples - n0 : samples;
+            const Part part{p0, own_inputs, n0, own_samples};
+            EACH_THREAD(t) { stage(block, layer, t, part); }
+            EACH_THREAD(t) { add_part(block, layer, t, part); }
+        }
+    }
+}
+
+template <typename T, int DEGREE, int D>
+DEVICE void add_affine(const Block<T, DEGREE, D> &block, const Layer &layer, int t, int num_samples) {
+    for (int e = t; e < (layer.inputs + layer.bias) * layer.outputs; e += num_threads()) {
+        const int p = e / layer.outputs, q = e - p * layer.outputs;
         T sum = 0;
         for (int n = 0; n < num_samples; ++n) {
-            const Sample<T> sample = block.sample(n);
-            const Column<T> z = sample.inputs(number), b = sample.outputs(number);
-            if (p == num_inputs) sum += b(0, q);
+            const Sample<T, D> sample = block.sample(n);
+            const Column<T, D> z = sample.inputs(layer), b = sample.outputs(layer);
+            if (p == layer.inputs) sum += b(0, q);
             else
-                for (int j = 0; j < size.numbers(); ++j) sum += z(j, p) * b(j, q);
+                UNROLL for (int j = 0; j < NUMBERS<D>; ++j) sum += z(j, p) * b(j, q);
         }
-        block.gradient[layer[COEFFICIENTS] + e] += sum;
+        block.gradient[layer.coefficients + e] += sum;
+    }
+}
+
+// Add to the gradient what a tile gives, from the last layer to the first; the jets become adjoints.
+template <typename T, int DEGREE, int D>
+DEVICE void backward_tile(const Block<T, DEGREE, D> &block, int num_samples) {
+    for (int number = block.num_layers - 1; number >= 0; --number) {
+        const Layer layer = layer_of(block.call, number);
+        if (layer.kind == AFFINE) {
+            EACH_THREAD(t) { add_affine(block, layer, t, num_samples); }
+        } else {
+            add_spline(block, layer, num_samples);
+        }
+        if (number > 0 || block.call.point_gradients) {
+            EACH_THREAD(t) { pull_tile(block, layer, t, num_samples); }
+        }
     }
 }
 
 // Values and derivatives, or the squared error alone.
-template <typename T, int DEGREE, int ORDER> KERNEL evaluate(PARAMETERS) {
-    const Call<T> call = ARGUMENTS;
-    const Block<T, DEGREE, ORDER> block(call);
+template <typename T, int DEGREE, int D> KERNEL evaluate(PARAMETERS) {
+    const Block<T, DEGREE, D> block(call, false);
+    block.copy_theta();
     EACH_THREAD(t) { block.losses[t] = 0; }
     for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
+        const long long first = tile * TILE;
+        const int num_samples = block.size(first);
+        forward_tile(block, first, num_samples);
         EACH_THREAD(t) {
-            const long long n = tile * num_threads() + t;
-            if (n < call.samples) {
-                const Sample<T> sample = block.sample(t);
-                forward<T, DEGREE, ORDER>(sample, n);
-                write_jets(sample, n);
-                if (call.targets) block.losses[t] += compare(sample, n, false);
+            const Layer last = last_layer(call);
+            for (int n = t; n < num_samples; n += num_threads()) {
+                write_jets(block.sample(n), last, first + n);
+                if (call.targets) block.losses[t] += compare(block.sample(n), last, first + n, false);
             }
         }
     }
@@ -154,108 +281,130 @@ template <typename T, int DEGREE, int ORDER> KERNEL evaluate(PARAMETERS) {
 }
 
 // The gradient of a sum over samples: of squared errors where there are targets, else of jets times cotangents.
-template <typename T, int DEGREE, int ORDER> KERNEL differentiate(PARAMETERS) {
-    const Call<T> call = ARGUMENTS;
-    const Block<T, DEGREE, ORDER> block(call);
+template <typename T, int DEGREE, int D> KERNEL differentiate(PARAMETERS) {
+    const Block<T, DEGREE, D> block(call, true);
+    block.copy_theta();
     EACH_THREAD(t) {
         block.losses[t] = 0;
-        for (long long i = t; i < call.num_coefficients; i += num_threads()) block.gradient[i] = 0;
+        for (int i = t; i < call.num_coefficients; i += num_threads()) block.gradient[i] = 0;
     }
     for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
-        const int num_samples = block.tile_size(tile);
+        const long long first = tile * TILE;
+        const int num_samples = block.size(first);
+        forward_tile(block, first, num_samples);
         EACH_THREAD(t) {
-            if (t < num_samples) {
-                const long long n = tile * num_threads() + t;
-                const Sample<T> sample = block.sample(t);
-                forward<T, DEGREE, ORDER>(sample, n);
-                if (call.values) write_jets(sample, n);
-                if (call.targets) block.losses[t] += compare(sample, n, true);
-                else seed(sample, n);
+            const Layer last = last_layer(call);
+            for (int n = t; n < num_samples; n += num_threads()) {
+                const Sample<T, D> sample = block.sample(n);
+                if (call.targets) block.losses[t] += compare(sample, last, first + n, true);
+                else seed(sample, last, first + n);
             }
         }
-        for (int number = static_cast<int>(call.num_layers) - 1; number >= 0; --number) {
-            const Layer layer = block.sample(0).layer(number);
-            if (!call.atomic && layer[KIND] != AFFINE) add_spline(block, number, num_samples);
-            if (!call.atomic && layer[KIND] == AFFINE) {
-                EACH_THREAD(t) { add_affine(block, number, t, num_samples); }
-            }
+        backward_tile(block, num_samples);
+        if (call.point_gradients) {
             EACH_THREAD(t) {
-                if (t < num_samples) {
-                    const Sample<T> sample = block.sample(t);
-                    if (call.atomic)
-                        spread<T, DEGREE, ORDER>(sample, number, AtomicSum<T>{block.gradient});
-                    if (number > 0 || call.point_gradients) pull<T, DEGREE, ORDER>(sample, number);
-                    if (number == 0 && call.point_gradients)
-                        write_point_gradient(sample, tile * num_threads() + t);
-                }
+                const Layer layer = layer_of(call, 0);
+                for (int n = t; n < num_samples; n += num_threads())
+                    write_point_gradient(block.sample(n), layer, first + n);
             }
         }
     }
     if (call.gradient_is_shared) {
         EACH_THREAD(t) {
             T *partial = call.partials + block_number() * call.num_coefficients;
-            for (long long i = t; i < call.num_coefficients; i += num_threads()) partial[i] = block.gradient[i];
+            for (int i = t; i < call.num_coefficients; i += num_threads()) partial[i] = block.gradient[i];
         }
     }
     if (call.losses) add_losses(block);
 }
 
 // The gradient of every sample's own jet times its cotangents: rows of a Jacobian, which hold zeros before.
-template <typename T, int DEGREE, int ORDER> KERNEL differentiate_rows(PARAMETERS) {
-    const Call<T> call = ARGUMENTS;
-    const Block<T, DEGREE, ORDER> block(call);
+template <typename T, int DEGREE, int D> KERNEL differentiate_rows(PARAMETERS) {
+    const Block<T, DEGREE, D> block(call, false);
+    block.copy_theta();
     for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
+        const long long first = tile * TILE;
+        const int num_samples = block.size(first);
+        forward_tile(block, first, num_samples);
         EACH_THREAD(t) {
-            const long long n = tile * num_threads() + t;
-            if (n < call.samples) {
-                const Sample<T> sample = block.sample(t);
-                const OwnRow<T> sink{call.rows + n * call.row_stride};
-                forward<T, DEGREE, ORDER>(sample, n);
-                seed(sample, n);
-                for (int number = static_cast<int>(call.num_layers) - 1; number >= 0; --number) {
-                    spread<T, DEGREE, ORDER>(sample, number, sink);
-                    if (number > 0) pull<T, DEGREE, ORDER>(sample, number);
+            const Layer last = last_layer(call);
+            for (int n = t; n < num_samples; n += num_threads()) seed(block.sample(n), last, first + n);
+        }
+        for (int number = block.num_layers - 1; number >= 0; --number) {
+            const Layer layer = layer_of(call, number);
+            EACH_THREAD(t) {
+                const int rows = layer.inputs + (layer.kind == AFFINE && layer.bias);
+                ROLLED for (int i = t; i < rows * TILE; i += num_threads()) {
+                    const int n = i % TILE;
+                    const Row<T> row{call.rows + (first + n) * call.row_stride, call.order};
+                    if (n < num_samples) write_gradient<T, DEGREE, D>(block.sample(n), layer, i / TILE, row);
+                }
+            }
+            if (number > 0) {
+                EACH_THREAD(t) { pull_tile(block, layer, t, num_samples); }
+            }
+        }
+    }
+}
+
+// The derivative of the values along a direction of the coefficients: the numbers 0 and 1 of a jet, to which every layer
+// adds what the change of its own coefficients gives.
+template <typename T, int DEGREE> KERNEL push_forward(PARAMETERS) {
+    const Block<T, DEGREE, 1> block(call, false);
+    block.copy_theta();
+    for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
+        const long long first = tile * TILE;
+        const int num_samples = block.size(first);
+        EACH_THREAD(t) {
+            const Layer layer = layer_of(call, 0);
+            for (int n = t; n < num_samples; n += num_threads()) {
+                const Column<T, 1> x = block.sample(n).inputs(layer);
+                for (int p = 0; p < layer.inputs; ++p) {
+                    x(0, p) = call.x[(first + n) * layer.inputs + p];
+                    x(1, p) = x(2, p) = 0;
                 }
             }
         }
-    }
-}
-
-// The derivative of the values along a direction of the coefficients.
-template <typename T, int DEGREE> KERNEL push_forward(PARAMETERS) {
-    const Call<T> call = ARGUMENTS;
-    const Block<T, DEGREE, 2> block(call);
-    for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
+        for (int number = 0; number < block.num_layers; ++number) {
+            EACH_THREAD(t) {
+                const Layer layer = layer_of(call, number);
+                const Groups<1> groups(layer);
+                ROLLED for (int i = t; i < groups.parts(); i += num_threads()) {
+                    const int n = i % TILE;
+                    if (n >= num_samples) continue;
+                    forward<T, DEGREE, 1>(block.sample(n), layer, block.theta, groups.first(i), groups.count(i));
+                    add_change<T, DEGREE>(block.sample(n), layer, groups.first(i), groups.count(i));
+                }
+            }
+        }
         EACH_THREAD(t) {
-            const long long n = tile * num_threads() + t;
-            if (n < call.samples) {
-                const Sample<T> sample = block.sample(t);
-                forward_tangent<T, DEGREE>(sample, n);
-                const Column<T> y = sample.values();
-                for (int q = 0; q < y.width; ++q) call.first[n * y.width + q] = y(1, q);
+            const Layer last = last_layer(call);
+            for (int n = t; n < num_samples; n += num_threads()) {
+                const Column<T, 1> y = block.sample(n).outputs(last);
+                for (int q = 0; q < last.outputs; ++q) call.first[(first + n) * last.outputs + q] = y(1, q);
             }
         }
     }
 }
 
-// Add the blocks' sums: gradients to `values`, one thread for each entry of a group of blocks, then the groups in their
-// order. The losses are added by the first block.
+// Add the blocks' sums: gradients to `values`, in the user's order, one thread for each entry of a group of blocks, then
+// the groups in their order. The losses are added by the first block.
 template <typename T> KERNEL merge(PARAMETERS) {
-    const Call<T> call = ARGUMENTS;
     double *sums = shared_memory();
     const int columns = num_threads() / MERGE_GROUPS;
     const long long start = static_cast<long long>(block_number()) * columns;
     EACH_THREAD(t) {
         const long long i = start + t % columns;
         T sum = 0;
-        if (i < call.num_coefficients)
-            for (long long k = t / columns; k < call.num_partials; k += MERGE_GROUPS)
-                sum += call.partials[k * call.num_coefficients + i];
+        if (i < call.num_places) {
+            const T *own = call.partials + call.places[i];
+            for (long long k = t / columns; k < call.num_partials; k += MERGE_GROUPS) sum += own[k * call.num_coefficients];
+        }
         sums[t] = sum;
     }
     EACH_THREAD(t) {
         const long long i = start + t;
-        if (t < columns && i < call.num_coefficients) {
+        if (t < columns && i < call.num_places) {
             T sum = 0;
             for (int group = 0; group < MERGE_GROUPS; ++group) sum += static_cast<T>(sums[group * columns + t]);
             call.values[i] = sum;
