@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +14,19 @@ from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.gpu_arguments import DeviceEvaluator, Paths, address, groups, on_host
 from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, merge_blocks, num_blocks
-from kanmg.evaluators.gpu_source import CARDINAL, MAX_THREADS, MERGE_GROUPS, TILES, CallArguments
-from kanmg.evaluators.plan import BASIS, COEFFICIENTS, INPUT_SLOT, INPUTS, UNIFORM, make_plan
+from kanmg.evaluators.gpu_layout import device_layout, num_edges, num_numbers, with_copies
+from kanmg.evaluators.gpu_source import MAX_THREADS, MERGE_GROUPS, TILES, CallArguments
+from kanmg.evaluators.plan import make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
     from kanmg.evaluators.gpu_launch import Geometry, Kernels
-    from kanmg.evaluators.plan import IntArray, Plan
     from kanmg.network import Network
 
-    Order = npt.NDArray[np.int32]
-
-__all__ = ["GPUEvaluator", "device_layout"]
+__all__ = ["GPUEvaluator"]
 
 # Samples of one launch, and entries of a dense Jacobian that is multiplied at once.
 _CHUNK_SIZE = 1 << 22
@@ -78,24 +74,23 @@ class GPUEvaluator(DeviceEvaluator):
         self.chunk_size = chunk_size
         self.device = torch.device(self._resolved(device))
         plan = make_plan(network, self.dtype, grouped=False)
-        layers, order, places = device_layout(plan, network)
+        self._layers, order, places = device_layout(plan, network)
         self._width = sum(network.widths)
         self._degree, self._size = len(plan.marker) - 1, len(order)
-        self._layers, self._tables, self._order, self._places = (
-            torch.from_numpy(array).to(self.device) for array in (layers, plan.tables, order, places)
+        self._tables, self._order, self._places = (
+            torch.from_numpy(array).to(self.device) for array in (plan.tables, order, places)
         )
         self._kernels = {tile: self.kernels_of_degree(self._degree, tile) for tile in TILES}
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._launches: dict[Any, tuple[Kernels, Geometry, int]] = {}
+        self._launches: dict[Any, _Sweep] = {}
         self._template = CallArguments(
-            layers=self._layers.data_ptr(),
             tables=self._tables.data_ptr(),
             order=self._order.data_ptr(),
             places=self._places.data_ptr(),
             status=self._status.data_ptr(),
-            num_layers=len(layers),
+            num_layers=len(self._layers),
             num_coefficients=self._size,
             num_places=network.num_coefficients,
             entries=self._width,
@@ -193,7 +188,7 @@ class GPUEvaluator(DeviceEvaluator):
             for rows in self._rows(len(points)):
                 call = self._call(points, rows)
                 _compare(call, targets, rows)
-                losses = self._losses(call, self._launch_of("evaluate", call.samples, 0)[2])
+                losses = self._losses(call, self._sweep_of("evaluate", call.samples, 0).blocks)
                 self._sweep("evaluate", call, coefficients)
                 loss += losses[:-1].sum().item()
             self._check_status()
@@ -307,8 +302,12 @@ class GPUEvaluator(DeviceEvaluator):
         self, call: CallArguments, theta: torch.Tensor, before: torch.Tensor | None, directions: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum losses and gradients of the samples, the blocks' sums in their order; add the gradient before."""
-        blocks = self._launch_of("differentiate", call.samples, directions)[2]
-        losses, partials, gradient = self._losses(call, blocks), self._empty(blocks, self._size), self._empty(len(theta))
+        blocks = self._sweep_of("differentiate", call.samples, directions).blocks
+        losses, partials, gradient = (
+            self._losses(call, blocks),
+            self._empty(blocks, self._size),
+            self._empty(len(theta)),
+        )
         call.partials, call.num_partials, call.values = partials.data_ptr(), blocks, gradient.data_ptr()
         merging = merge_blocks(len(theta), MAX_THREADS // MERGE_GROUPS)
         merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
@@ -325,17 +324,19 @@ class GPUEvaluator(DeviceEvaluator):
         self, kernel: str, call: CallArguments, theta: torch.Tensor, *further: Launch, directions: int = 0
     ) -> None:
         """Launch a kernel that takes samples through the network, and what is to follow."""
-        kernels, shape, blocks = self._launch_of(kernel, call.samples, directions)
-        call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.gradient_is_shared
+        sweep = self._sweep_of(kernel, call.samples, directions)
+        shape = sweep.shape
+        call.layers, call.num_sums = sweep.layers.data_ptr(), sweep.num_sums
+        call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.copies > 0
         if not shape.theta_is_shared:
             theta = self._ordered(theta)
         call.theta = theta.data_ptr()
         if shape.scratch_entries:
-            scratch = self._empty(blocks * shape.scratch_entries)
+            scratch = self._empty(sweep.blocks * shape.scratch_entries)
             call.scratch = scratch.data_ptr()
-        kernels.launch(call, Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes), *further)
+        sweep.kernels.launch(call, sweep.launch, *further)
 
-    def _launch_of(self, kernel: str, num_samples: int, directions: int) -> tuple[Kernels, Geometry, int]:
+    def _sweep_of(self, kernel: str, num_samples: int, directions: int) -> _Sweep:
         """Choose the tile, memory and number of blocks of a launch; always the same for the same numbers."""
         key = kernel, num_samples, directions
         if key not in self._launches:
@@ -348,7 +349,10 @@ class GPUEvaluator(DeviceEvaluator):
                 num_coefficients=self._size if kernel == "differentiate" else 0,
                 itemsize=self.dtype.itemsize,
             )
-            self._launches[key] = kernels, shape, blocks
+            launch = Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes)
+            layers, num_sums = with_copies(self._layers, shape)
+            table = torch.from_numpy(layers).to(self.device)
+            self._launches[key] = _Sweep(kernels, shape, launch, table, num_sums)
         return self._launches[key]
 
     def _shape(self, kernel: str, directions: int) -> tuple[int, Geometry]:
@@ -360,7 +364,7 @@ class GPUEvaluator(DeviceEvaluator):
                 tile=tile,
                 entries=self._width * (1 + 2 * directions),
                 functions=(3 if directions else 1) * (self._degree + 1) * (kernel == "differentiate"),
-                num_coefficients=self._size,
+                layers=[(num_edges(row), num_numbers(row)) for row in self._layers],
                 itemsize=self.dtype.itemsize,
             )
             if not shapes[tile].scratch_entries:
@@ -397,52 +401,23 @@ class GPUEvaluator(DeviceEvaluator):
         return [(rows, group) for rows in self._rows(num_samples) for group in groups(num_paths, order)]
 
 
-def _rebuilt(
-    kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int
-) -> GPUEvaluator:
+class _Sweep(NamedTuple):
+    """A kernel, and how it takes a number of samples through the network."""
+
+    kernels: Kernels
+    shape: Geometry
+    launch: Launch
+    layers: torch.Tensor
+    num_sums: int
+
+    @property
+    def blocks(self) -> int:
+        return self.launch.blocks
+
+
+def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:
     """Copy and unpickle an evaluator."""
     return kind(network, dtype, device, chunk_size=chunk_size)
-
-
-def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]:
-    """Lay out a network for the CUDA kernels.
-
-    Parameters
-    ----------
-    plan : Plan
-        With outputs that are not grouped.
-    network : Network
-
-    Returns
-    -------
-    layers : ndarray of int64
-        The table of layers; marked are those whose polynomials the compiler knows.
-    order : ndarray of int32
-        Of each of the kernels' coefficients the number of the user's, or -1: those of an edge are neighbours there.
-    places : ndarray of int32
-        Of each of the user's coefficients the number of the kernels'.
-    """
-    layers, parts, begin = plan.layers.copy(), [], 0
-    layers[:, INPUT_SLOT] = np.cumsum(layers[:, INPUTS]) - layers[:, INPUTS]
-    user = np.arange(network.num_coefficients)
-    of_plan = np.full(plan.num_coefficients, -1)
-    of_plan[user if plan.padding is None else plan.padding.positions] = user
-    ends = [*plan.layers[1:, COEFFICIENTS], plan.num_coefficients]
-    for row, layer, end in zip(layers, network.layers, ends, strict=True):
-        part = of_plan[row[COEFFICIENTS] : end]
-        row[COEFFICIENTS] = begin
-        if isinstance(layer, Spline):
-            edges = part.reshape(layer.num_inputs, -1, layer.num_outputs).swapaxes(1, 2)
-            part = np.pad(edges, ((0, 0), (0, 0), (0, 1 - edges.shape[2] % 2)), constant_values=-1).ravel()
-            row[BASIS] += 1 - row[BASIS] % 2
-            if row[UNIFORM] and layer.degree == len(plan.marker) - 1:
-                row[UNIFORM] = CARDINAL
-        parts.append(part)
-        begin += part.size
-    order = np.concatenate(parts).astype(np.int32)
-    places = np.empty(user.size, np.int32)
-    places[order[order >= 0]] = np.flatnonzero(order >= 0)
-    return layers, order, places
 
 
 def _compare(call: CallArguments, targets: dict[str, torch.Tensor], rows: slice) -> None:

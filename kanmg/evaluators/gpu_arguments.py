@@ -48,14 +48,14 @@ class _Memory:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, torch.OutOfMemoryError):
             return
         device, chunk_size = self._evaluator.device, self._evaluator.chunk_size
         message = str(error).partition(".")[0]
         raise DeviceError(
-            f"the memory of device '{device}' is too small for `chunk_size={chunk_size}` samples at a time ({message}). "
-            f"Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{device}', "
+            f"the memory of device '{device}' is too small for `chunk_size={chunk_size}` samples at a time "
+            f"({message}). Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{device}', "
             f"chunk_size={max(1, chunk_size // 4)})` to the hierarchy."
         ) from None
 

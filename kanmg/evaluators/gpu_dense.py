@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from kanmg.evaluators.gpu import GPUEvaluator, device_layout
+from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Launch
+from kanmg.evaluators.gpu_layout import device_layout
 from kanmg.evaluators.gpu_source import MAX_THREADS, TILES, CallArguments
-from kanmg.evaluators.plan import INPUT_SLOT, make_plan
+from kanmg.evaluators.plan import make_plan
 from kanmg.network import Affine, Network, Spline
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _CHUNK_ENTRIES = 1 << 27
 _PRODUCTS_PER_LOCAL_SUM = 8.0
 _PRODUCTS_PER_ENTRY = 64.0
 
-_FILL_BLOCKS_PER_PROCESSOR = 16
+_BLOCKS_PER_PROCESSOR = 16
 
 
 def dense_is_faster(network: Network) -> bool:
@@ -88,10 +89,7 @@ class DenseGPUEvaluator(GPUEvaluator):
             points, arrays = self._points(x), self._arrays(theta)
             result = self._empty(len(points), self.network.num_outputs)
             for rows in self._dense_rows(len(points)):
-                values = points[rows]
-                for stage, array in zip(self._stages, arrays, strict=True):
-                    values = stage.forward(array, values, wants_slopes=False)
-                result[rows] = values
+                result[rows] = self._forward(arrays, points[rows])
             self._check_status()
             return self._returned(result, x)
 
@@ -101,7 +99,7 @@ class DenseGPUEvaluator(GPUEvaluator):
             seeds = self._array(cotangents, "cotangents", (len(points), self.network.num_outputs))
             gradient, point_gradients = self._zeros(self.network.num_coefficients), self._empty(*points.shape)
             for rows in self._dense_rows(len(points)):
-                self._forward(arrays, points[rows], wants_points=True)
+                self._forward(arrays, points[rows])
                 point_gradients[rows] = self._backward(arrays, seeds[rows], gradient, wants_points=True)
             self._check_status()
             return self._returned(gradient, theta), self._returned(point_gradients, x)
@@ -112,8 +110,7 @@ class DenseGPUEvaluator(GPUEvaluator):
             gradient = self._zeros(self.network.num_coefficients)
             loss = torch.zeros((), dtype=torch.float64, device=self.device)
             for rows in self._dense_rows(len(points)):
-                values = self._forward(arrays, points[rows], wants_points=False)
-                part, cotangents = _compare(values, rows, targets)
+                part, cotangents = _compare(self._forward(arrays, points[rows]), rows, targets)
                 loss += part
                 self._backward(arrays, cotangents, gradient, wants_points=False)
             self._check_status()
@@ -124,37 +121,30 @@ class DenseGPUEvaluator(GPUEvaluator):
             points, targets, arrays = self._points(x), self._targets(len(x), y, weights), self._arrays(theta)
             loss = torch.zeros((), dtype=torch.float64, device=self.device)
             for rows in self._dense_rows(len(points)):
-                values = points[rows]
-                for stage, array in zip(self._stages, arrays, strict=True):
-                    values = stage.forward(array, values, wants_slopes=False)
-                loss += _compare(values, rows, targets)[0]
+                loss += _compare(self._forward(arrays, points[rows]), rows, targets)[0]
             self._check_status()
             return loss.item()
 
-    def fill_basis(self, stage: _SplineStage, x: torch.Tensor, *, wants_slopes: bool) -> list[torch.Tensor]:
-        """Compute all basis functions of a layer's inputs, and their slopes if they are wanted.
+    def launch_on_pairs(self, kernel: str, stage: _SplineStage, x: torch.Tensor, **arrays: torch.Tensor) -> None:
+        """Launch a kernel that treats every pair of a sample and an input of one layer.
 
         Parameters
         ----------
+        kernel : {"fill_basis", "pull_basis"}
         stage : _SplineStage
         x : Tensor, shape (N, P)
-        wants_slopes : bool
-
-        Returns
-        -------
-        list of Tensor, each of shape (N, P, m)
+        **arrays : Tensor
+            What else the kernel reads and writes.
         """
-        results = [self._zeros(*x.shape, stage.num_basis) for _ in range(1 + wants_slopes)]
         call = CallArguments(layers=stage.layers.data_ptr(), tables=stage.tables.data_ptr(), num_layers=1)
         call.x, call.samples, call.status = x.data_ptr(), len(x), self._status.data_ptr()
         call.row_stride = stage.num_basis
-        for name, result in zip(("values", "first"), results, strict=False):
-            setattr(call, name, result.data_ptr())
-        most = stage.kernels.limits.num_processors * _FILL_BLOCKS_PER_PROCESSOR
+        for name, array in arrays.items():
+            setattr(call, name, array.data_ptr())
+        most = stage.kernels.limits.num_processors * _BLOCKS_PER_PROCESSOR
         blocks = min(-(-x.numel() // MAX_THREADS), most)
         if x.numel():
-            stage.kernels.launch(call, Launch("fill_basis", 0, blocks, MAX_THREADS))
-        return results
+            stage.kernels.launch(call, Launch(kernel, 0, blocks, MAX_THREADS))
 
     def _arrays(self, theta: Any) -> list[torch.Tensor]:
         return self.network.unflatten(self._array(theta, "theta", (self.network.num_coefficients,)))
@@ -163,10 +153,10 @@ class DenseGPUEvaluator(GPUEvaluator):
         step = max(1, min(self.chunk_size, _CHUNK_ENTRIES // self._row_size))
         return (slice(start, min(start + step, num_samples)) for start in range(0, num_samples, step))
 
-    def _forward(self, arrays: list[torch.Tensor], x: torch.Tensor, *, wants_points: bool) -> torch.Tensor:
+    def _forward(self, arrays: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         values = x
-        for number, (stage, array) in enumerate(zip(self._stages, arrays, strict=True)):
-            values = stage.forward(array, values, wants_slopes=wants_points or number > 0)
+        for stage, array in zip(self._stages, arrays, strict=True):
+            values = stage.forward(array, values)
         return values
 
     def _backward(
@@ -194,8 +184,7 @@ class _AffineStage:
     def __init__(self, layer: Affine) -> None:
         self.num_inputs, self.row_size, self.has_bias = layer.num_inputs, layer.num_inputs, layer.bias
 
-    def forward(self, array: torch.Tensor, x: torch.Tensor, *, wants_slopes: bool) -> torch.Tensor:
-        del wants_slopes  # they are the coefficients
+    def forward(self, array: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         self.inputs = x
         result = x @ array[: self.num_inputs]
         return result + array[self.num_inputs] if self.has_bias else result
@@ -221,23 +210,28 @@ class _SplineStage:
         first = (self.num_basis - layer.num_basis) // 2  # functions before the user's, where the policy is `zero`
         self.own = slice(first, first + layer.num_basis)
         layers = device_layout(plan, network)[0]
-        layers[:, INPUT_SLOT] = 0
         self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
         self.kernels = owner.kernels_of_degree(len(plan.marker) - 1, TILES[0])
 
-    def forward(self, array: torch.Tensor, x: torch.Tensor, *, wants_slopes: bool) -> torch.Tensor:
-        self.basis, *self.slopes = self.owner.fill_basis(self, x.contiguous(), wants_slopes=wants_slopes)
-        return self._flat(self.basis) @ array.reshape(-1, self.num_outputs)
+    def forward(self, array: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        owner, self.x = self.owner, x.contiguous()
+        self.basis = torch.zeros(len(x), array.shape[0] * self.num_basis, dtype=x.dtype, device=x.device)
+        owner.launch_on_pairs("fill_basis", self, self.x, values=self.basis)
+        return self.basis @ self._rows(array)
 
     def backward(
         self, array: torch.Tensor, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
     ) -> torch.Tensor:
-        gradient += (self._flat(self.basis).T @ cotangents).reshape(gradient.shape)
+        gradient += (self.basis.T @ cotangents).reshape(len(array), self.num_basis, -1)[:, self.own]
         if not wants_inputs:
             return cotangents
-        pulled = (cotangents @ array.reshape(-1, self.num_outputs).T).reshape(len(cotangents), *array.shape[:2])
-        return torch.einsum("npm,npm->np", self.slopes[0][..., self.own], pulled)
+        result, pulled = torch.empty_like(self.x), cotangents @ self._rows(array).T
+        self.owner.launch_on_pairs("pull_basis", self, self.x, rows=pulled, values=result)
+        return result
 
-    def _flat(self, basis: torch.Tensor) -> torch.Tensor:
-        """View the functions that have coefficients as a matrix."""
-        return basis[..., self.own].reshape(len(basis), -1)
+    def _rows(self, array: torch.Tensor) -> torch.Tensor:
+        """Arrange the coefficients of all functions as a matrix; those of functions beyond the user's are zero."""
+        if array.shape[1] < self.num_basis:
+            before, after = self.own.start, self.num_basis - self.own.stop
+            array = torch.nn.functional.pad(array, (0, 0, before, after))
+        return array.reshape(-1, self.num_outputs)

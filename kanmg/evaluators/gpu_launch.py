@@ -17,6 +17,7 @@ from kanmg.devices import current_stream, import_cupy
 from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, STAGED, expression, source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from kanmg.evaluators.gpu_source import CallArguments
@@ -32,11 +33,15 @@ __all__ = [
     "geometry",
     "merge_blocks",
     "num_blocks",
+    "num_copies",
 ]
 
 # Bytes of all blocks' partial gradients; of all blocks' scratch.
 _PARTIALS_BYTES = 1 << 28
 _SCRATCH_BYTES = 1 << 28
+
+# Copies of a layer's sums of gradients: the first that fit.
+_COPIES = (8, 4, 2, 1)
 
 # What a device keeps of the shared memory for every block.
 _RESERVED_BYTES = 1024
@@ -69,19 +74,46 @@ class Geometry(NamedTuple):
     scratch_entries : int
         Length of a block's part of the array in global memory that holds the tile's jets; 0 if they are in shared
         memory.
-    theta_is_shared, gradient_is_shared : bool
-        Whether a copy of the coefficients, and a block's sum of gradients, are in shared memory.
+    theta_is_shared : bool
+        Whether a copy of the coefficients is in shared memory.
+    copies : int
+        Of a block's sums of gradients in shared memory, at most; 0 if they are in global memory.
     """
 
     threads: int
     shared_bytes: int
     scratch_entries: int
     theta_is_shared: bool
-    gradient_is_shared: bool
+    copies: int
+
+
+def num_copies(edges: int, threads: int, most: int) -> int:
+    """Count the copies of a layer's sums: while its edges are fewer than the threads, several threads share an edge.
+
+    Parameters
+    ----------
+    edges : int
+        Of the layer; 0 for an affine layer, which has one copy.
+    threads : int
+        Of a block.
+    most : int
+
+    Examples
+    --------
+    >>> num_copies(20, 128, 8), num_copies(20, 128, 4), num_copies(100, 128, 8)
+    (6, 4, 1)
+    """
+    return max(1, min(most, threads // edges)) if edges else 1
 
 
 def geometry(
-    limits: Limits, *, tile: int, entries: int, functions: int, num_coefficients: int, itemsize: int
+    limits: Limits,
+    *,
+    tile: int,
+    entries: int,
+    functions: int,
+    layers: Sequence[tuple[int, int]],
+    itemsize: int,
 ) -> Geometry:
     """Choose what a block has in shared memory, for a kernel that takes samples through the whole network.
 
@@ -94,7 +126,8 @@ def geometry(
         Numbers of one sample's jets.
     functions : int
         Numbers that are kept of one input's basis functions; 0 without gradient.
-    num_coefficients : int
+    layers : sequence of (int, int)
+        Edges, 0 for affine ones, and coefficients of each layer.
     itemsize : int
         Bytes of a number.
 
@@ -104,31 +137,33 @@ def geometry(
 
     Notes
     -----
-    Best is all in half of the memory, so that one block computes while another one waits; a block that is alone on its
-    multiprocessor gets more threads. Where the memory does not suffice, the coefficients stay in global memory, then
-    the sum of gradients, then the jets.
+    Best is all in half of the memory, so that one block computes while another one waits: with one block of twice the
+    threads, the same work took twice the time. Where the memory does not suffice, there are fewer copies of the sums of
+    gradients, then the coefficients stay in global memory, then the sums, then the jets.
 
     Examples
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
-    >>> geometry(h200, tile=64, entries=8, functions=4, num_coefficients=120, itemsize=8)
-    Geometry(threads=128, shared_bytes=11712, scratch_entries=0, theta_is_shared=True, gradient_is_shared=True)
+    >>> geometry(h200, tile=64, entries=8, functions=4, layers=[(10, 110), (5, 55)], itemsize=8)
+    Geometry(threads=128, shared_bytes=21504, scratch_entries=0, theta_is_shared=True, copies=8)
     """
-    jets, vector = entries * (tile + 1) * itemsize, num_coefficients * itemsize
+    jets, size = entries * (tile + 1) * itemsize, sum(own for _, own in layers) * itemsize
     fixed = STAGED * (functions * itemsize + 4) if functions else 0
     few, many = MAX_THREADS // 2, MAX_THREADS
-    for in_shared in ((True, functions > 0), (False, functions > 0), (False, False)):
-        for threads, budget in ((few, limits.shared_bytes // 2 - _RESERVED_BYTES), (many, limits.shared_bytes)):
-            used = 8 * threads + fixed + jets + vector * sum(in_shared)
-            if used <= budget:
-                return Geometry(threads, used, 0, *in_shared)
-    used = 8 * few + fixed
-    return Geometry(few, used, entries * (tile + 1), theta_is_shared=False, gradient_is_shared=False)
+    half, whole = (few, limits.shared_bytes // 2 - _RESERVED_BYTES), (many, limits.shared_bytes)
+    with_sums = [
+        (place, is_shared, copies) for place in (half, whole) for is_shared in (True, False) for copies in _COPIES
+    ]
+    without_sums = [(place, is_shared, 0) for place in (half, whole) for is_shared in (True, False)]
+    for (threads, budget), is_shared, copies in [*(with_sums if functions else []), *without_sums]:
+        sums = sum(own * num_copies(edges, threads, copies) for edges, own in layers) * itemsize if copies else 0
+        used = 8 * threads + fixed + jets + size * is_shared + sums
+        if used <= budget:
+            return Geometry(threads, used, 0, is_shared, copies)
+    return Geometry(few, 8 * few + fixed, entries * (tile + 1), theta_is_shared=False, copies=0)
 
 
-def num_blocks(
-    shape: Geometry, *, num_tiles: int, resident: int, num_coefficients: int, itemsize: int
-) -> int:
+def num_blocks(shape: Geometry, *, num_tiles: int, resident: int, num_coefficients: int, itemsize: int) -> int:
     """Count the blocks of a launch: as many as run together, if there are tiles for them and memory for what they keep.
 
     Parameters

@@ -10,6 +10,7 @@ from kanmg.evaluators import plan
 
 __all__ = [
     "CARDINAL",
+    "COPIES",
     "FIELDS",
     "KERNELS",
     "MAX_DIRECTIONS",
@@ -17,7 +18,9 @@ __all__ = [
     "MERGE_GROUPS",
     "OPTIONS",
     "STAGED",
+    "SUMS",
     "TILES",
+    "WIDTHS_BEFORE",
     "CallArguments",
     "expression",
     "source",
@@ -33,7 +36,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("long long *", "status"),
     *(("long long ", name) for name in ("num_layers", "num_coefficients", "num_places", "samples", "all_samples")),
     *(("long long ", name) for name in ("entries", "theta_is_shared", "gradient_is_shared", "row_stride")),
-    ("long long ", "num_partials"),
+    *(("long long ", name) for name in ("num_sums", "num_partials")),
 )
 """C++ types and names of what every kernel is told: addresses, zero where there is nothing, and numbers."""
 
@@ -48,12 +51,17 @@ KERNELS: dict[str, tuple[int, ...]] = {
     "differentiate_rows": _UP_TO_ALL,
     "push_forward": (),
     "fill_basis": (),
+    "pull_basis": (),
     "merge": (),
 }
 """The kernels, and the numbers of directions for which they are compiled."""
 
 CARDINAL = 2
 """What stands in the place of `plan.UNIFORM` where the polynomials of a cell are those that the compiler knows."""
+
+WIDTHS_BEFORE, SUMS, COPIES = plan.INPUT_SLOT, plan.OUTPUT_SLOT, plan.ADJOINT_SLOT
+"""Columns that mean something else here than on the CPU: the widths of all layers before, where a layer's sums of
+gradients begin in a block's memory, and how many copies of them there are."""
 
 MAX_THREADS = 256
 """Of a block. A power of two."""
@@ -69,7 +77,6 @@ MERGE_GROUPS = 16
 
 OPTIONS = ("-std=c++17",)
 """Of the compiler."""
-
 
 
 class CallArguments(ctypes.Structure):
@@ -142,7 +149,7 @@ def expression(kernel: str, type_name: str, degree: int, directions: int) -> str
 def _call(tile: int) -> str:
     """Constants of the table of layers, and the argument of the kernels."""
     constants = [f"{name} = {getattr(plan, name)}" for name in _COLUMNS]
-    constants += [f"WIDTHS_BEFORE = {plan.INPUT_SLOT}", f"CARDINAL = {CARDINAL}"]
+    constants += [f"WIDTHS_BEFORE = {WIDTHS_BEFORE}", f"SUMS = {SUMS}", f"COPIES = {COPIES}", f"CARDINAL = {CARDINAL}"]
     constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}", f"STAGED = {STAGED}"]
     constants += [f"TILE = {tile}"]
     members = "\n".join(f"    {kind}{name};" for kind, name in FIELDS)

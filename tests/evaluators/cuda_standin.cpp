@@ -24,6 +24,7 @@ inline int num_threads() { return the_threads; }
 inline int turn(int i) { return is_reversed ? num_threads() - 1 - i : i; }
 inline double *shared_memory() { return the_memory; }
 
+template <typename T> void add_far(T *place, T number) { *place += number; }
 inline void report(long long *status, long long layer) { *status = layer > *status ? layer : *status; }
 
 #include SOURCE
@@ -62,4 +63,5 @@ EXPORT_ALL(differentiate)
 EXPORT_ALL(differentiate_rows)
 EXPORT(push_forward_0, push_forward<REAL, OF_DEGREE>)
 EXPORT(fill_basis_0, fill_basis<REAL, OF_DEGREE>)
+EXPORT(pull_basis_0, pull_basis<REAL, OF_DEGREE>)
 EXPORT(merge_0, merge<REAL>)

@@ -5,6 +5,7 @@
 // neighbouring edges lie in different banks of the shared memory.
 struct Layer {
     int kind, inputs, outputs, row, coefficients, table, table_stride, cells, uniform, outside, bias, number, before;
+    int sums, copies;
 
     DEVICE explicit Layer(const long long *from)
         : kind(static_cast<int>(from[KIND])), inputs(static_cast<int>(from[INPUTS])),
@@ -13,9 +14,16 @@ struct Layer {
           table_stride(static_cast<int>(from[TABLE_STRIDE])), cells(static_cast<int>(from[CELLS])),
           uniform(static_cast<int>(from[UNIFORM])), outside(static_cast<int>(from[OUTSIDE])),
           bias(static_cast<int>(from[BIAS])), number(static_cast<int>(from[NUMBER])),
-          before(static_cast<int>(from[WIDTHS_BEFORE])) {}
+          before(static_cast<int>(from[WIDTHS_BEFORE])), sums(static_cast<int>(from[SUMS])),
+          copies(static_cast<int>(from[COPIES])) {}
 
+    DEVICE int size() const { return kind == AFFINE ? (inputs + bias) * outputs : inputs * outputs * row; }
     DEVICE int edge(int p, int q) const { return coefficients + (p * outputs + q) * row; }
+
+    // Where a copy of the sums of an edge begins in the block's memory.
+    DEVICE int edge_sums(int copy, int p, int q) const {
+        return sums + ((copy * inputs + p) * outputs + q) * row;
+    }
 };
 
 // A point of one input of a spline layer: its cell and where it lies in it.

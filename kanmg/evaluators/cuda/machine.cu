@@ -28,6 +28,14 @@ DEVICE double *shared_memory() {
     return memory;
 }
 
+// Add to a number in global memory without waiting for it. What one thread adds to one number is added in its order.
+DEVICE void add_far(double *place, double number) {
+    asm volatile("red.global.add.f64 [%0], %1;" ::"l"(__cvta_generic_to_global(place)), "d"(number) : "memory");
+}
+DEVICE void add_far(float *place, float number) {
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(__cvta_generic_to_global(place)), "f"(number) : "memory");
+}
+
 DEVICE void report(long long *status, long long layer) { atomicMax(status, layer); }
 
 #endif

@@ -4,8 +4,10 @@
 // have neighbouring samples.
 //
 // The gradient is the same on every run: each edge (p, q) of a layer belongs to one thread of the block, which goes through
-// the samples of the tile in their order and adds to sums of its own; a second kernel adds the blocks' sums in their order.
-// Atomic additions, which depend on the order, were slower: all samples of a tile add to the same few numbers.
+// the samples of the tile in their order and adds to sums of its own. Where edges are fewer than threads, several threads
+// take every second, third, ... sample of an edge, each with a copy of the sums, which are added at the end. A second
+// kernel adds the blocks' sums in their order. Atomic additions, which depend on the order, were slower: all samples of a
+// tile add to the same few numbers.
 
 // The memory of one block: the threads' losses, the jets of the tile (in global memory where they do not fit), basis
 // functions of a part of the tile, a copy of the coefficients (where it fits), the sum of gradients (likewise), and the
@@ -32,7 +34,7 @@ template <typename T, int DEGREE, int D> struct Block {
         theta = call.theta_is_shared ? free : call.theta;
         if (call.theta_is_shared) free += call.num_coefficients;
         gradient = call.gradient_is_shared ? free : call.partials + block_number() * call.num_coefficients;
-        if (call.gradient_is_shared) free += call.num_coefficients;
+        if (call.gradient_is_shared) free += call.num_sums;
         cells = reinterpret_cast<int *>(free);
     }
 
@@ -143,18 +145,19 @@ template <typename T, int D> struct Factors {
     }
 };
 
-// Add what a part gives to the sums of the edge from its input p to output q. Several samples are looked at before any is
-// added, so that the thread waits less for memory.
+// Add what every `step`-th sample of a part, from sample n0 on, gives to the sums of the edge from its input p to output q.
+// Several samples are looked at before any is added, so that the thread waits less for memory.
 template <typename T, int DEGREE, int D>
-DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q) {
+DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q, int n0,
+                     int step, T *sums) {
     constexpr int TOGETHER = D == 0 ? 4 : 2, COUNT = DEGREE + 1;
-    T *sums = block.gradient + layer.edge(part.p0 + p, q);
-    ROLLED for (int n = 0; n < part.samples; n += TOGETHER) {
+    ROLLED for (int first = n0; first < part.samples; first += TOGETHER * step) {
         T parts[TOGETHER][COUNT];
         UNROLL for (int k = 0; k < TOGETHER; ++k) {
-            if (n + k >= part.samples) break;
-            const Factors<T, D> factors(block.sample(part.n0 + n + k), layer, part.p0 + p, q);
-            const T *functions = block.functions + (n + k) * part.inputs + p;
+            const int n = first + k * step;
+            if (n >= part.samples) break;
+            const Factors<T, D> factors(block.sample(part.n0 + n), layer, part.p0 + p, q);
+            const T *functions = block.functions + n * part.inputs + p;
             UNROLL for (int s = 0; s < COUNT; ++s) {
                 parts[k][s] = factors.r0 * functions[s * STAGED];
                 if constexpr (D > 0) {
@@ -164,53 +167,26 @@ DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const
             }
         }
         UNROLL for (int k = 0; k < TOGETHER; ++k) {
-            if (n + k >= part.samples) break;
-            T *own = sums + block.cells[(n + k) * part.inputs + p];
-            UNROLL for (int s = 0; s < COUNT; ++s) own[s] += parts[k][s];
+            const int n = first + k * step;
+            if (n >= part.samples) break;
+            T *own = sums + block.cells[n * part.inputs + p];
+            if (block.call.gradient_is_shared) {
+                UNROLL for (int s = 0; s < COUNT; ++s) own[s] += parts[k][s];
+            } else {
+                UNROLL for (int s = 0; s < COUNT; ++s) add_far(own + s, parts[k][s]);
+            }
         }
     }
 }
 
-// The same for those sums whose number is c modulo DEGREE + 1: one for every sample.
-template <typename T, int DEGREE, int D>
-DEVICE void add_some(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q, int c) {
-    constexpr int TOGETHER = 4, COUNT = DEGREE + 1;
-    T *sums = block.gradient + layer.edge(part.p0 + p, q);
-    ROLLED for (int n = 0; n < part.samples; n += TOGETHER) {
-        T parts[TOGETHER];
-        int places[TOGETHER];
-        UNROLL for (int k = 0; k < TOGETHER; ++k) {
-            if (n + k >= part.samples) break;
-            const Factors<T, D> factors(block.sample(part.n0 + n + k), layer, part.p0 + p, q);
-            const int i = (n + k) * part.inputs + p, cell = block.cells[i], rest = cell % COUNT;
-            const int s = c >= rest ? c - rest : c - rest + COUNT;
-            const T *functions = block.functions + s * STAGED + i;
-            parts[k] = factors.r0 * functions[0];
-            if constexpr (D > 0)
-                parts[k] += factors.r1 * functions[COUNT * STAGED] + factors.r2 * functions[2 * COUNT * STAGED];
-            places[k] = cell + s;
-        }
-        UNROLL for (int k = 0; k < TOGETHER; ++k) {
-            if (n + k >= part.samples) break;
-            sums[places[k]] += parts[k];
-        }
-    }
-}
-
-// Add what a part gives to the gradient: a thread for every edge, or for some of an edge's sums where edges are few.
+// Add what a part gives to the gradient.
 template <typename T, int DEGREE, int D>
 DEVICE void add_part(const Block<T, DEGREE, D> &block, const Layer &layer, int t, const Part &part) {
     const int edges = part.inputs * layer.outputs;
-    if (2 * edges > num_threads()) {
-        ROLLED for (int e = t; e < edges; e += num_threads()) {
-            const int p = e / layer.outputs;
-            add_edge(block, layer, part, p, e - p * layer.outputs);
-        }
-        return;
-    }
-    ROLLED for (int e = t; e < edges * (DEGREE + 1); e += num_threads()) {
-        const int c = e / edges, edge = e - c * edges, p = edge / layer.outputs;
-        add_some(block, layer, part, p, edge - p * layer.outputs, c);
+    ROLLED for (int e = t; e < edges * layer.copies; e += num_threads()) {
+        const int copy = e / edges, edge = e - copy * edges, p = edge / layer.outputs, q = edge - p * layer.outputs;
+        T *sums = block.gradient + layer.edge_sums(copy, part.p0 + p, q);
+        add_edge(block, layer, part, p, q, copy, layer.copies, sums);
     }
 }
 
@@ -240,7 +216,7 @@ DEVICE void add_affine(const Block<T, DEGREE, D> &block, const Layer &layer, int
             else
                 UNROLL for (int j = 0; j < NUMBERS<D>; ++j) sum += z(j, p) * b(j, q);
         }
-        block.gradient[layer.coefficients + e] += sum;
+        block.gradient[layer.sums + e] += sum;
     }
 }
 
@@ -256,6 +232,20 @@ DEVICE void backward_tile(const Block<T, DEGREE, D> &block, int num_samples) {
         }
         if (number > 0 || block.call.point_gradients) {
             EACH_THREAD(t) { pull_tile(block, layer, t, num_samples); }
+        }
+    }
+}
+
+// Add the copies of every layer's sums, and write them where the blocks' sums are added.
+template <typename T, int DEGREE, int D> DEVICE void write_sums(const Block<T, DEGREE, D> &block, int t) {
+    T *partial = block.call.partials + block_number() * block.call.num_coefficients;
+    for (int number = 0; number < block.num_layers; ++number) {
+        const Layer layer = layer_of(block.call, number);
+        const int size = layer.size();
+        for (int i = t; i < size; i += num_threads()) {
+            T sum = 0;
+            for (int copy = 0; copy < layer.copies; ++copy) sum += block.gradient[layer.sums + copy * size + i];
+            partial[layer.coefficients + i] = sum;
         }
     }
 }
@@ -286,7 +276,8 @@ template <typename T, int DEGREE, int D> KERNEL differentiate(PARAMETERS) {
     block.copy_theta();
     EACH_THREAD(t) {
         block.losses[t] = 0;
-        for (int i = t; i < call.num_coefficients; i += num_threads()) block.gradient[i] = 0;
+        const long long num_sums = call.gradient_is_shared ? call.num_sums : call.num_coefficients;
+        for (int i = t; i < num_sums; i += num_threads()) block.gradient[i] = 0;
     }
     for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
         const long long first = tile * TILE;
@@ -310,10 +301,7 @@ template <typename T, int DEGREE, int D> KERNEL differentiate(PARAMETERS) {
         }
     }
     if (call.gradient_is_shared) {
-        EACH_THREAD(t) {
-            T *partial = call.partials + block_number() * call.num_coefficients;
-            for (int i = t; i < call.num_coefficients; i += num_threads()) partial[i] = block.gradient[i];
-        }
+        EACH_THREAD(t) { write_sums(block, t); }
     }
     if (call.losses) add_losses(block);
 }
