@@ -7,7 +7,9 @@ derivatives along x + y and x - y. This module chooses the directions and the we
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.vectors import is_tensor, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +74,13 @@ class DerivativePlan:
     def _combine(self, jet: Jet, request: Request, weights: FloatArray) -> npt.NDArray[Any]:
         if not request:
             return jet.value
-        derivatives = jet.derivatives[len(request) - 1]
+        derivatives: Any = jet.derivatives[len(request) - 1]
+        if is_tensor(derivatives):
+            # Weights are few, and mostly a single 1: as numbers they need not be copied to the device.
+            used = [int(d) for d in np.flatnonzero(weights)]
+            parts = [derivatives[d] if weights[d] == 1.0 else float(weights[d]) * derivatives[d] for d in used]
+            combined: npt.NDArray[Any] = functools.reduce(operator.add, parts)
+            return combined
         return np.tensordot(weights.astype(derivatives.dtype), derivatives, axes=1)
 
     def spread(self, cotangents: Sequence[npt.NDArray[Any]], like: Jet) -> Jet:
@@ -89,13 +98,14 @@ class DerivativePlan:
         Jet
             For `evaluator.jet_adjoint` and `evaluator.jet_jacobian`.
         """
-        value, *derivatives = (np.zeros_like(part) for part in (like.value, *like.derivatives))
+        value, *derivatives = (zeros_like(part) for part in (like.value, *like.derivatives))
         for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
             if not request:
                 value += cotangent
                 continue
             for d in np.flatnonzero(own):
-                derivatives[len(request) - 1][d] += own[d].astype(value.dtype) * cotangent
+                weight = float(own[d]) if is_tensor(value) else own[d].astype(value.dtype)
+                derivatives[len(request) - 1][d] += weight * cotangent
         return type(like)(value, tuple(derivatives))
 
 

@@ -18,6 +18,7 @@ from kanmg.monitor import Monitor
 from kanmg.program import Draw, Smooth
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
+from kanmg.vectors import to_device, to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,7 +292,7 @@ class Run:
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
         network = self._hierarchy[best.level].network
-        theta, unknowns = np.split(best.theta.copy(), [network.num_coefficients])
+        theta, unknowns = np.split(to_host(best.theta).copy(), [network.num_coefficients])
         if self._standardisation is not None:
             theta = self._standardisation.to_user(network, theta)
         return Solution(
@@ -366,7 +367,7 @@ class Run:
 
     def _resume_or_start(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        content = self._checkpoint.read(self._program) if self._checkpoint is not None else None
+        content = self._checkpoint.read(self._program, self._hierarchy.home) if self._checkpoint is not None else None
         if content is not None:
             self._restore(content)
             return
@@ -430,7 +431,8 @@ def _loss_of_zero(problem: Problem, hierarchy: Hierarchy) -> float:
     """Loss of zero coefficients: a measure of the problem's scale."""
     level = hierarchy[0]
     zeros = np.zeros(level.network.num_coefficients, hierarchy.dtype)
+    theta = np.append(zeros, problem.initial_parameters).astype(zeros.dtype)
     try:
-        return problem.loss(level.evaluator, np.append(zeros, problem.initial_parameters).astype(zeros.dtype))
+        return problem.loss(level.evaluator, to_device(theta, hierarchy.home))
     except KanmgError:
         return 0.0

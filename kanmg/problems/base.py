@@ -9,6 +9,7 @@ import numpy as np
 
 from kanmg.errors import KanmgTypeError
 from kanmg.problems.linearisation import Linearisation
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,9 @@ class Problem(ABC):
     """A loss of the coefficients of any network that fits it.
 
     A problem knows no level: every method that computes takes the evaluator of one. Computing does not change it.
+
+    Coefficients are NumPy arrays, and so are gradients and matrices; or tensors on the evaluator's device
+    (`evaluator.home`), if that is where a run keeps its vectors. Then what is returned are tensors there.
 
     Notes
     -----
@@ -337,7 +341,7 @@ class Problem(ABC):
     def linearised(
         self, evaluator: Evaluator, theta: Array, count: Callable[[float], None] | None = None
     ) -> Linearisation:
-        """Return the Jacobian of `residuals` as an operator: for what does not need the matrix J^T J.
+        """Return the Jacobian of `residuals` as an operator, on the host: for what does not need the matrix J^T J.
 
         Parameters
         ----------
@@ -350,13 +354,13 @@ class Problem(ABC):
         -------
         Linearisation
         """
-        size = len(theta)
+        size, own = len(theta), to_host(theta)
         num_entries = self.num_residuals * (evaluator.entries_per_residual + self.num_parameters)
         return Linearisation(
             evaluator.network,
             size,
             num_entries,
-            lambda: self.jacobian_rows(evaluator, theta),
+            lambda: self.jacobian_rows(evaluator, own),
             cost=self.work(evaluator),
             count=count,
         )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
+from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
+from kanmg.vectors import norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
+from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
+from kanmg.vectors import norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
