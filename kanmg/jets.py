@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.vectors import is_tensor, zeros_like
+from kanmg.vectors import beside, is_tensor, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -208,7 +208,7 @@ def partial_derivative(
         As `plan_derivatives`.
     """
     plan = plan_derivatives([coordinates], evaluator.network.num_inputs)
-    jet = evaluator.jet(theta, x, plan.directions.astype(evaluator.dtype), plan.order)
+    jet = evaluator.jet(theta, x, beside(plan.directions.astype(evaluator.dtype), x), plan.order)
     return plan.combine(jet)[0]
 
 

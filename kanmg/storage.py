@@ -101,8 +101,12 @@ def _pack_array(value: Any, arrays: dict[str, Array]) -> dict[str, str]:
     kind = _TENSOR if isinstance(value, torch.Tensor) else _ARRAY if isinstance(value, np.ndarray) else _SCALAR
     name = str(len(arrays))
     arrays[name] = np.array(to_host(value), order="C")
-    is_elsewhere = isinstance(value, torch.Tensor) and value.device.type != "cpu"
-    return {kind: name, _DEVICE: value.device.type} if is_elsewhere else {kind: name}
+    return {kind: name, _DEVICE: value.device.type} if kind == _TENSOR and _is_elsewhere(value) else {kind: name}
+
+
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is not on the CPU."""
+    return tensor.device.type != "cpu"
 
 
 def unpack(

@@ -23,6 +23,7 @@ __all__ = [
     "Copies",
     "beside",
     "copied",
+    "dots",
     "is_tensor",
     "joined",
     "norm",
@@ -99,10 +100,8 @@ def beside(array: Any, other: Any) -> Any:
 
 def returned(result: Any, original: Any) -> Any:
     """Return a result in the kind of the user's own array, and on its device."""
-    if not isinstance(result, torch.Tensor):
-        return like(result, original)
-    if isinstance(original, torch.Tensor) and original.device == result.device:
-        return result
+    if isinstance(original, torch.Tensor) and (isinstance(result, torch.Tensor) or original.device.type != "cpu"):
+        return beside(result, original)
     return like(to_host(result), original)
 
 
@@ -146,6 +145,12 @@ def stacked(parts: Sequence[Array]) -> Array:
     """Put vectors of one kind into the rows of a matrix."""
     first: Any = parts[0]
     return np.stack(parts) if isinstance(first, np.ndarray) else torch.stack(list(parts))  # type: ignore[arg-type,return-value]
+
+
+def dots(*pairs: tuple[Array, Array]) -> list[float]:
+    """Return the inner products of pairs of vectors, read from a device together."""
+    products: list[Any] = [a.dot(b) for a, b in pairs]
+    return torch.stack(products).tolist() if is_tensor(products[0]) else [float(product) for product in products]
 
 
 def product(a: Array, b: Array) -> Array:

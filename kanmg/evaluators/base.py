@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from kanmg.network import Network
 
-__all__ = ["Array", "Evaluator", "Jet", "home_of"]
+__all__ = ["MAX_DEVICE_ORDER", "Array", "Evaluator", "Jet", "home_of"]
 
 Array = npt.NDArray[Any]
+
+# Evaluators that take tensors on a device take them for derivatives up to this order, and NumPy arrays for higher ones.
+MAX_DEVICE_ORDER = 2
 
 # Entries of the dense Jacobians that `jet_gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22

@@ -12,7 +12,7 @@ import torch
 
 from kanmg.arrays import row_chunks
 from kanmg.errors import DeviceError, KanmgValueError
-from kanmg.evaluators.base import home_of
+from kanmg.evaluators.base import MAX_DEVICE_ORDER, home_of
 from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.linearisation import CHUNK_ENTRIES
@@ -40,8 +40,6 @@ __all__ = ["BoundTerm"]
 _JET_ENTRIES = 1 << 17
 # The same on a device, where large chunks keep it busy: a quarter of a gigabyte, and a few times that for the residual.
 _DEVICE_ENTRIES = 1 << 25
-# Devices have no derivatives of higher orders: terms with these are evaluated on the host.
-_MAX_DEVICE_ORDER = 2
 
 
 class _Place(NamedTuple):
@@ -299,7 +297,7 @@ class BoundTerm:
 
     def _placed(self, evaluator: Evaluator, theta: Array) -> tuple[Array, _Place]:
         """Return the coefficients, and the term's arrays beside them: on their device, or on the host."""
-        home = home_of(evaluator, theta) if self.plan.order <= _MAX_DEVICE_ORDER else None
+        home = home_of(evaluator, theta) if self.plan.order <= MAX_DEVICE_ORDER else None
         return to_host(theta) if home is None else theta, self._place(home)
 
     def _place(self, home: torch.device | None) -> _Place:
