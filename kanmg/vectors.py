@@ -23,7 +23,7 @@ __all__ = [
     "Copies",
     "beside",
     "copied",
-    "dots",
+    "inner_products",
     "is_tensor",
     "joined",
     "norm",
@@ -147,10 +147,13 @@ def stacked(parts: Sequence[Array]) -> Array:
     return np.stack(parts) if isinstance(first, np.ndarray) else torch.stack(list(parts))  # type: ignore[arg-type,return-value]
 
 
-def dots(*pairs: tuple[Array, Array]) -> list[float]:
-    """Return the inner products of pairs of vectors, read from a device together."""
-    products: list[Any] = [a.dot(b) for a, b in pairs]
-    return torch.stack(products).tolist() if is_tensor(products[0]) else [float(product) for product in products]
+def inner_products(a: Array, b: Array) -> tuple[float, float, float]:
+    """Return the inner products of a and b, of b with itself and of a with itself, read from a device together."""
+    ab, bb, aa = a.dot(b), b.dot(b), a.dot(a)
+    if type(a) is np.ndarray:
+        return float(ab), float(bb), float(aa)
+    found: tuple[float, float, float] = tuple(torch.stack([ab, bb, aa]).tolist())
+    return found
 
 
 def product(a: Array, b: Array) -> Array:

@@ -192,6 +192,17 @@ class TestPretendedDevice:
         assert np.median(steps) == 2
         assert steps.max() <= 3  # one more, the loss on other points, at the end of a level
 
+    def test_chunks_of_points_change_nothing(self, monkeypatch):
+        pairs = ("equation", kanmg.LevenbergMarquardt()), ("map", kanmg.LBFGS()), ("regression", kanmg.LBFGS())
+        for name, smoother in pairs:
+            problem, widths, _ = PROBLEMS[name]
+            expected, _ = solved(problem, widths, "cpu", kanmg.NestedIteration(smoother, steps=3))
+            with Pretending(), monkeypatch.context() as patch:
+                patch.setattr("kanmg.problems.bound_term._DEVICE_ENTRIES", 200)
+                patch.setattr("kanmg.problems.samples.DEVICE_ENTRIES", 200)
+                own, _ = solved(problem, widths, self.spy, kanmg.NestedIteration(smoother, steps=3))
+            assert_agree(own, expected)
+
     def test_conjugate_gradients_compute_on_the_host(self):
         problem, widths, _ = PROBLEMS["equation"]
         smoother = kanmg.LevenbergMarquardt(linear_solver="cg", cg_iterations=5)

@@ -16,10 +16,11 @@ from kanmg.evaluators.base import MAX_DEVICE_ORDER, home_of
 from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.linearisation import CHUNK_ENTRIES
+from kanmg.problems.places import Place
 from kanmg.problems.recording import Recording, record
 from kanmg.problems.scalars import looking_up
 from kanmg.threads import one_thread
-from kanmg.vectors import Copies, beside, copied, is_tensor, joined, sum_of_squares, to_device, to_host, zeros_like
+from kanmg.vectors import Copies, beside, copied, is_tensor, joined, sum_of_squares, to_host, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,32 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundTerm"]
 
+
 # Entries of the jets of one chunk of points. Tensors of as many points are also below the size at which torch wakes up
 # its threads, which would compete with the evaluator's.
 _JET_ENTRIES = 1 << 17
 # The same on a device, where large chunks keep it busy: a quarter of a gigabyte, and a few times that for the residual.
 _DEVICE_ENTRIES = 1 << 25
-
-
-class _Place(NamedTuple):
-    """A term's arrays where the coefficients of a sweep are.
-
-    Attributes
-    ----------
-    arrays : tuple of Tensor
-        Points, and data if the term has them.
-    roots : Tensor, shape (N, 1)
-        Of the weights.
-    paths : Paths
-        Of tensors on a device, of NumPy arrays on the host.
-    entries : int
-        Of the jets of one chunk of points.
-    """
-
-    arrays: tuple[torch.Tensor, ...]
-    roots: torch.Tensor
-    paths: Paths
-    entries: int
 
 
 class _Sweep(NamedTuple):
@@ -119,7 +100,7 @@ class BoundTerm:
         self.paths = setting.ansatz.paths(term.points, self.plan.directions, self.plan.order, sides, normals)
         self._jet_size = len(setting.fields) * self.cost_factor
         self._roots = self._weight_roots()
-        self._places: Copies[torch.device | None, _Place] = Copies()
+        self._places: Copies[torch.device | None, Place] = Copies()
 
     @property
     def requests(self) -> tuple[tuple[Wanted, ...], ...]:
@@ -222,7 +203,7 @@ class BoundTerm:
         """Evaluate the trace of J^T J, J the Jacobian of `residuals` by the network's coefficients."""
         size, trace = evaluator.network.num_coefficients, 0.0
         theta, place = self._placed(evaluator, theta)
-        for rows in row_chunks(len(self.term), max(self._jet_size, size), place.entries):
+        for rows in row_chunks(len(self.term), max(self._jet_size, size), _entries(place)):
             sweep = self._sweep(evaluator, theta, place, rows)
             paths = sweep.paths
             for column in sweep.residuals.unbind(dim=1):
@@ -291,29 +272,25 @@ class BoundTerm:
 
     # ------------------------------------------------------------------------------------------------- chunks of points
 
-    def _chunks(self, place: _Place) -> Iterator[slice]:
+    def _chunks(self, place: Place) -> Iterator[slice]:
         """Cut the points so that jets stay within their bound."""
-        return row_chunks(len(self.term), self._jet_size, place.entries)
+        return row_chunks(len(self.term), self._jet_size, _entries(place))
 
-    def _placed(self, evaluator: Evaluator, theta: Array) -> tuple[Array, _Place]:
+    def _placed(self, evaluator: Evaluator, theta: Array) -> tuple[Array, Place]:
         """Return the coefficients, and the term's arrays beside them: on their device, or on the host."""
         home = home_of(evaluator, theta) if self.plan.order <= MAX_DEVICE_ORDER else None
         return to_host(theta) if home is None else theta, self._place(home)
 
-    def _place(self, home: torch.device | None) -> _Place:
-        """Return the term's arrays on a device, copied there once; None: on the host, in the memory that they have."""
+    def _place(self, home: torch.device | None) -> Place:
+        """Return the term's arrays on a device, copied there once; None: on the host."""
         if home not in self._places:
-            arrays = (*self.term.arrays, self._roots)
-            tensors = [torch.from_numpy(array) if home is None else to_device(array, home) for array in arrays]
-            entries = _JET_ENTRIES if home is None else _DEVICE_ENTRIES
-            self._places[home] = _Place(tuple(tensors[:-1]), tensors[-1], self.paths.on(home), entries)
+            self._places[home] = Place.of(self.term.arrays, self._roots, self.paths, home)
         return self._places[home]
 
-    def _sweep(self, evaluator: Evaluator, theta: Array, place: _Place, rows: slice) -> _Sweep:
+    def _sweep(self, evaluator: Evaluator, theta: Array, place: Place, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
-        x, *data = (array[rows] for array in place.arrays)
+        (x, *data), roots, paths = place.rows(rows)
         size = evaluator.network.num_coefficients
-        paths = place.paths.rows(rows)
         jet = paths.jet(evaluator, theta[:size], self.plan.order)
         leaves = self._leaves(jet)
         unknowns = [_leaf(unknown) for unknown in theta[size:]]
@@ -323,9 +300,10 @@ class BoundTerm:
         with looking_up(lambda scalar: self._known(values, scalar)), one_thread():
             try:
                 output = self.term.residual(x, *arguments, *data)
-                residuals = output.reshape(len(x), -1) * place.roots[rows]
+                residuals = output.reshape(len(x), -1) * roots
             except (RuntimeError, TypeError) as error:
-                if is_tensor(theta) and "device" in str(error):
+                is_full = isinstance(error, torch.OutOfMemoryError)
+                if is_tensor(theta) and "device" in str(error) and not is_full:
                     raise self._elsewhere(x, error) from error
                 raise
         return _Sweep(residuals, leaves, paths, jet, unknowns)
@@ -391,7 +369,8 @@ class BoundTerm:
         for own in sweep.leaves:
             cotangent = zeros_like(sweep.jet.value)
             for q in own:
-                cotangent[:, q] = beside(next(remaining), cotangent)
+                column = next(remaining)
+                cotangent[:, q] = column if is_tensor(cotangent) else column.numpy()
             cotangents.append(cotangent)
         return sweep.paths.network_cotangents(self.plan.spread(cotangents, sweep.jet)), list(remaining)
 
@@ -401,6 +380,11 @@ class BoundTerm:
         own = np.ones(len(points)) if weights is None else weights.astype(np.float64)
         factors = self.term.weight * own / (own.sum() * self._recording.num_components)
         return np.asarray(np.sqrt(factors)[:, None], points.dtype)
+
+
+def _entries(place: Place) -> int:
+    """Say how many entries the jets of a chunk may have."""
+    return _DEVICE_ENTRIES if is_tensor(place.paths.inputs) else _JET_ENTRIES
 
 
 def _leaf(values: Any) -> Any:

@@ -10,7 +10,7 @@ from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
-from kanmg.vectors import dots, norm, product, zeros
+from kanmg.vectors import inner_products, norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -166,7 +166,7 @@ class BFGS(Smoother[BFGSState]):
     def _updated(self, state: BFGSState, step: Array, point: Point) -> Array | None:
         """Return the matrix after one more pair, as it was if the pair has no positive curvature."""
         change = point.gradient - state.gradient
-        curvature, steepness, square = dots((step, change), (change, change), (step, step))
+        curvature, steepness, square = inner_products(step, change)
         if not curvature > MIN_COSINE * math.sqrt(square * steepness):
             return state.inverse
         inverse, member = state.inverse, _Member(1.0, 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
-from kanmg.vectors import dots, norm, product, zeros
+from kanmg.vectors import inner_products, norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -159,7 +159,7 @@ def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFG
     lowest, idle = min(point.loss, state.lowest), idle_steps(state.lowest, state.idle, point)
     step = point.theta - theta
     change = point.gradient - state.gradient
-    curvature, steepness, length = dots((step, change), (change, change), (step, step))
+    curvature, steepness, length = inner_products(step, change)
     if not curvature > MIN_COSINE * math.sqrt(length * steepness):
         return replace(state, loss=point.loss, gradient=point.gradient, lowest=lowest, idle=idle)
     pairs, inverse, filled, first, last = _room(state, history)
