@@ -82,7 +82,7 @@ class Objective:
         self.work = 0.0
         self._evaluator = level.evaluator
         self._dtype = level.evaluator.dtype
-        self._home = level.evaluator.home
+        self._home = level.evaluator.home if problem.takes_tensors else None
         self._shape = (level.network.num_coefficients + problem.num_parameters,)
         # Of all samples, with the gradient and without: asked for once, because a small evaluation takes microseconds.
         self._full_work = (problem.work(self._evaluator), problem.work(self._evaluator, gradient=False))

@@ -254,6 +254,38 @@ class TestPretendedDevice:
 # ----------------------------------------------------------------------------------------------------------- one by one
 
 
+class Quartic(kanmg.Problem):
+    """A user's problem, which knows of no tensors."""
+
+    num_samples = len(X)
+
+    def loss(self, evaluator, theta, batch=None):  # noqa: ARG002
+        return float(np.mean((evaluator.value(theta, X) - Y) ** 4))
+
+    def loss_and_gradient(self, evaluator, theta, batch=None):  # noqa: ARG002
+        errors = evaluator.value(theta, X) - Y
+        return float(np.mean(errors**4)), evaluator.adjoint(theta, X, 4 * errors**3 / len(X))[0] + np.zeros_like(theta)
+
+    def training_inputs(self):
+        return X
+
+    def subset(self, fraction):  # noqa: ARG002
+        return self
+
+    def fingerprint(self):
+        return "quartic"
+
+
+@needs_compiler
+def test_problems_that_know_of_no_tensors_get_arrays():
+    method = VCYCLE(kanmg.LBFGS())
+    expected, _ = solved(Quartic(), (2, 3, 1), "cpu", method)
+    with Pretending():
+        own, hierarchy = solved(Quartic(), (2, 3, 1), partial(Spy, device="cpu"), method)
+    assert_agree(own, expected)
+    assert not any(call.has_tensors for call in hierarchy[1].evaluator.seen)
+
+
 @needs_compiler
 def test_objectives_return_what_they_got():
     problem, widths, _ = PROBLEMS["equation"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -29,8 +29,7 @@ class Problem(ABC):
 
     A problem knows no level: every method that computes takes the evaluator of one. Computing does not change it.
 
-    Coefficients are NumPy arrays, and so are gradients and matrices; or tensors on the evaluator's device
-    (`evaluator.home`), if that is where a run keeps its vectors. Then what is returned are tensors there.
+    Vectors and matrices are NumPy arrays, or tensors on `evaluator.home` if the class says that it `takes_tensors`.
 
     Notes
     -----
@@ -43,6 +42,8 @@ class Problem(ABC):
     To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
     If the loss is a sum of squares, `residuals`, `pull_back` and `normal_equations` make Levenberg-Marquardt possible.
     """
+
+    takes_tensors: ClassVar[bool] = False
 
     @property
     @abstractmethod

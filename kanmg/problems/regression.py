@@ -101,6 +101,8 @@ class Regression(Problem):
     Regression(900 samples, 100 for validation, batches of 64, 1 -> 1, float64)
     """
 
+    takes_tensors = True
+
     def __init__(
         self,
         x: Any,

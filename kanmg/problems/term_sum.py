@@ -24,6 +24,7 @@ __all__ = ["TermSum"]
 class TermSum(Problem):
     """The part of a collocation problem that adds up its terms."""
 
+    takes_tensors = True
     _bound: tuple[BoundTerm, ...]
 
     @property
