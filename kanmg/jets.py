@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.vectors import beside, is_tensor, zeros_like
@@ -98,15 +99,32 @@ class DerivativePlan:
         Jet
             For `evaluator.jet_adjoint` and `evaluator.jet_jacobian`.
         """
-        value, *derivatives = (zeros_like(part) for part in (like.value, *like.derivatives))
+        if is_tensor(like.value):
+            return self._spread_there(cotangents, like)
+        value, *derivatives = (np.zeros_like(part) for part in (like.value, *like.derivatives))
         for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
             if not request:
                 value += cotangent
                 continue
             for d in np.flatnonzero(own):
-                weight = float(own[d]) if is_tensor(value) else own[d].astype(value.dtype)
-                derivatives[len(request) - 1][d] += weight * cotangent
+                derivatives[len(request) - 1][d] += own[d].astype(value.dtype) * cotangent
         return type(like)(value, tuple(derivatives))
+
+    def _spread_there(self, cotangents: Sequence[Any], like: Jet) -> Jet:
+        """Do the same on a device, in as few operations as possible: each takes longer to begin than to end."""
+        found: dict[tuple[int, int], Any] = {}
+        for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
+            for d in np.flatnonzero(own).tolist() if request else [0]:
+                part = cotangent if not request or own[d] == 1.0 else float(own[d]) * cotangent
+                key = len(request), d
+                found[key] = found[key] + part if key in found else part
+        none: Any = zeros_like(like.value)
+        directions = range(len(self.directions))
+        derivatives = (
+            torch.stack([found.get((order, d), none) for d in directions])
+            for order in range(1, len(like.derivatives) + 1)
+        )
+        return type(like)(found.get((0, 0), none), tuple(derivatives))  # type: ignore[arg-type]
 
 
 def plan_derivatives(requests: Iterable[Sequence[int]], num_inputs: int) -> DerivativePlan:

@@ -498,7 +498,7 @@ def synchronisations(function):
             function()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 @pytest.mark.gpu

@@ -365,8 +365,11 @@ class BoundTerm:
                 outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
             )
         remaining = iter(gradients)
-        cotangents = []
+        cotangents: list[Any] = []
         for own in sweep.leaves:
+            if len(own) == 1 == sweep.jet.value.shape[1] and is_tensor(sweep.jet.value):
+                cotangents.append(next(remaining)[:, None])
+                continue
             cotangent = zeros_like(sweep.jet.value)
             for q in own:
                 column = next(remaining)
