@@ -97,9 +97,10 @@ class Evaluator(ABC):
     def home(self) -> torch.device | None:
         """Where coefficients, gradients and points live in a run: the device of tensors; None: NumPy arrays.
 
-        An evaluator with an attribute `device` takes tensors there and returns tensors for them.
+        An evaluator with a `torch.device` as its attribute `device` takes tensors there and returns tensors for them.
         """
-        return getattr(self, "device", None)
+        device: Any = getattr(self, "device", None)
+        return device if isinstance(device, torch.device) else None
 
     @abstractmethod
     def value(self, theta: Array, x: Array) -> Array:

@@ -42,7 +42,8 @@ class Regression(Problem):
         sum_n w_n mean_q (u_q(x_n) - y_nq)^2 / sum_n w_n,
 
     torch's `mse_loss` if there are no weights. The data are not copied (but `kanmg.solve` makes a standardised copy of
-    values that are far from unit size); do not change them during a run.
+    values that are far from unit size); do not change them during a run. On a GPU they are copied once for a
+    problem, which does not see later changes.
 
     Parameters
     ----------
