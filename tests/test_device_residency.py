@@ -174,12 +174,14 @@ class TestPretendedDevice:
         problem = kanmg.Regression(X, Y, batch_size=32, validation=0.2)
         method = kanmg.NestedIteration(SMOOTHERS[smoother], steps=9)
         expected, _ = solved(problem, (2, 3, 1), "cpu", method)
+        copies = []
         with Pretending() as mode:
-            own, hierarchy = solved(problem, (2, 3, 1), self.spy, method)
+            options = {"callback": lambda _: copies.append(mode.copies)}
+            own, hierarchy = solved(problem, (2, 3, 1), self.spy, method, **options)
         assert_agree(own, expected)
         assert all(call.has_tensors for call in hierarchy[1].evaluator.seen)
-        # Points, values, rows, the order of each epoch, coefficients and a transfer: none for each of 18 steps.
-        assert mode.copies < 18
+        # The order of each of five epochs, a transfer, and the points that are held back.
+        assert np.count_nonzero(np.diff(copies)) <= 7
 
     def test_numbers_read_in_a_step(self):
         """A loss and the norm of its gradient."""
