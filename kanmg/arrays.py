@@ -259,12 +259,12 @@ def check_finite(array: Array, name: str) -> None:
         )
 
 
-def check_dtype(array: Array, dtype: np.dtype[Any], name: str) -> None:
+def check_dtype(array: Array | torch.Tensor, dtype: np.dtype[Any], name: str) -> None:
     """Refuse data of another dtype than the hierarchy's: nothing is converted silently.
 
     Parameters
     ----------
-    array : ndarray
+    array : ndarray or Tensor
     dtype : numpy.dtype
     name : str
 
@@ -272,11 +272,12 @@ def check_dtype(array: Array, dtype: np.dtype[Any], name: str) -> None:
     ------
     DtypeError
     """
-    if array.dtype != dtype:
+    found: Any = str(array.dtype).removeprefix("torch.") if isinstance(array, torch.Tensor) else array.dtype
+    if found != dtype:
         raise DtypeError(
-            f"`{name}` is {array.dtype} but `hierarchy` was built with `dtype='{dtype}'`. "
+            f"`{name}` is {found} but `hierarchy` was built with `dtype='{dtype}'`. "
             f"Convert the data (`{name}.astype('{dtype}')` in NumPy, `{name}.to(torch.{dtype})` in torch), or build "
-            f"the hierarchy with `dtype='{array.dtype}'`."
+            f"the hierarchy with `dtype='{found}'`."
         )
 
 

@@ -20,6 +20,8 @@ from kanmg.weighting import Weights
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import torch
+
     from kanmg.cycles import Cycle
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
@@ -87,13 +89,15 @@ class Checkpoint:
         self._last_write = time.perf_counter()
         self._duration = 0.0
 
-    def read(self, program: Program) -> dict[str, Any] | None:
+    def read(self, program: Program, home: torch.device | None = None) -> dict[str, Any] | None:
         """Return what the file holds, or None if there is no file.
 
         Parameters
         ----------
         program : Program
             Whose smoothers' states may be in the file.
+        home : torch.device, optional
+            Where the run keeps its vectors, if that is a device.
 
         Raises
         ------
@@ -102,7 +106,9 @@ class Checkpoint:
         """
         try:
             # Compared first: another method's states are of classes that this one does not know.
-            content: dict[str, Any] = read_file(self.path, "checkpoint", _known_classes(program), check=self._compare)
+            content: dict[str, Any] = read_file(
+                self.path, "checkpoint", _known_classes(program), check=self._compare, device=home
+            )
         except FileNotFoundError:
             return None
         del content["fingerprint"]

@@ -20,10 +20,13 @@ from kanmg.problems.standardisation import bears_shifts
 from kanmg.program import Draw, Pose, Redraw, Smooth, Weigh
 from kanmg.run import Run
 from kanmg.smoothers.base import Smoother
+from kanmg.vectors import to_device
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+
+    import torch
 
     from kanmg.evaluators.base import Array
     from kanmg.history import Record
@@ -154,13 +157,15 @@ def solve(
         file = Checkpoint(checkpoint, fingerprint, checkpoint_seconds)
     if standardisation is not None and initial is not None:
         theta = standardisation.from_user(hierarchy[level].network, theta)
+    home = hierarchy.home if inner.takes_tensors else None
     run = Run(
         inner,
         hierarchy,
         program,
-        theta,
+        to_device(theta, home),
+        home=home,
         standardisation=standardisation,
-        draw=functools.partial(_draw, problem, hierarchy, seed) if initial is None else None,
+        draw=functools.partial(_draw_there, problem, hierarchy, seed, home) if initial is None else None,
         rtol=rtol,
         atol=atol,
         max_cycles=max_cycles,
@@ -248,6 +253,14 @@ def _draw(problem: Problem, hierarchy: Hierarchy, seed: int, level: int, number:
     sequence = np.random.SeedSequence(seed, spawn_key=(number,) if number else ())
     theta = initial_coefficients(hierarchy[level].network, problem.training_inputs(), seed=sequence)
     return _with_parameters(problem, theta.astype(hierarchy.dtype))
+
+
+def _draw_there(
+    problem: Problem, hierarchy: Hierarchy, seed: int, home: torch.device | None, level: int, number: int
+) -> Array:
+    """Draw the initial coefficients of a start, and take them to where the run keeps its vectors."""
+    theta: Array = to_device(_draw(problem, hierarchy, seed, level, number), home)
+    return theta
 
 
 def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
+import torch
 
 from kanmg.arrays import as_array, like, resolve_dtype
 from kanmg.devices import resolve_device
@@ -178,6 +179,12 @@ class Hierarchy(Sequence[Level]):
         return self._device
 
     @property
+    def home(self) -> torch.device | None:
+        """Where a run keeps its vectors: the device whose tensors all evaluators take; None: NumPy arrays."""
+        homes = {level.evaluator.home for level in self._levels}
+        return homes.pop() if len(homes) == 1 else None
+
+    @property
     def num_levels(self) -> int:
         """Number of levels."""
         return len(self._levels)
@@ -220,11 +227,12 @@ class Hierarchy(Sequence[Level]):
                 f"`prolong` goes from coarse to fine, but `source={source}` is finer than `target={target}`. Write "
                 f"`hierarchy.transfers[{start - 1}].inject(theta)` to take coefficients one level down."
             )
-        result = np.array(as_array(theta, "theta"), dtype=self.dtype)
+        is_there = isinstance(theta, torch.Tensor) and theta.device == self.home
+        result: Any = theta.detach().clone() if is_there else np.array(as_array(theta, "theta"), dtype=self.dtype)
         self._levels[start].network.unflatten(result)
         for transfer in self._transfers[start:stop]:
             result = transfer.prolong(result)
-        return like(result, theta)
+        return result if is_there else like(result, theta)
 
     def _index(self, level: int) -> int:
         """Resolve negative numbers of levels."""

@@ -7,7 +7,9 @@ derivatives along x + y and x - y. This module chooses the directions and the we
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.vectors import beside, is_tensor, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +75,13 @@ class DerivativePlan:
     def _combine(self, jet: Jet, request: Request, weights: FloatArray) -> npt.NDArray[Any]:
         if not request:
             return jet.value
-        derivatives = jet.derivatives[len(request) - 1]
+        derivatives: Any = jet.derivatives[len(request) - 1]
+        if is_tensor(derivatives):
+            # Weights are few, and mostly a single 1: as numbers they need not be copied to the device.
+            used = [int(d) for d in np.flatnonzero(weights)]
+            parts = [derivatives[d] if weights[d] == 1.0 else float(weights[d]) * derivatives[d] for d in used]
+            combined: npt.NDArray[Any] = functools.reduce(operator.add, parts)
+            return combined
         return np.tensordot(weights.astype(derivatives.dtype), derivatives, axes=1)
 
     def spread(self, cotangents: Sequence[npt.NDArray[Any]], like: Jet) -> Jet:
@@ -89,6 +99,8 @@ class DerivativePlan:
         Jet
             For `evaluator.jet_adjoint` and `evaluator.jet_jacobian`.
         """
+        if is_tensor(like.value):
+            return self._spread_there(cotangents, like)
         value, *derivatives = (np.zeros_like(part) for part in (like.value, *like.derivatives))
         for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
             if not request:
@@ -97,6 +109,22 @@ class DerivativePlan:
             for d in np.flatnonzero(own):
                 derivatives[len(request) - 1][d] += own[d].astype(value.dtype) * cotangent
         return type(like)(value, tuple(derivatives))
+
+    def _spread_there(self, cotangents: Sequence[Any], like: Jet) -> Jet:
+        """Do the same on a device, in as few operations as possible: each takes longer to begin than to end."""
+        found: dict[tuple[int, int], Any] = {}
+        for request, own, cotangent in zip(self.requests, self.weights, cotangents, strict=True):
+            for d in np.flatnonzero(own).tolist() if request else [0]:
+                part = cotangent if not request or own[d] == 1.0 else float(own[d]) * cotangent
+                key = len(request), d
+                found[key] = found[key] + part if key in found else part
+        none: Any = zeros_like(like.value)
+        directions = range(len(self.directions))
+        derivatives = (
+            torch.stack([found.get((order, d), none) for d in directions])
+            for order in range(1, len(like.derivatives) + 1)
+        )
+        return type(like)(found.get((0, 0), none), tuple(derivatives))  # type: ignore[arg-type]
 
 
 def plan_derivatives(requests: Iterable[Sequence[int]], num_inputs: int) -> DerivativePlan:
@@ -198,7 +226,7 @@ def partial_derivative(
         As `plan_derivatives`.
     """
     plan = plan_derivatives([coordinates], evaluator.network.num_inputs)
-    jet = evaluator.jet(theta, x, plan.directions.astype(evaluator.dtype), plan.order)
+    jet = evaluator.jet(theta, x, beside(plan.directions.astype(evaluator.dtype), x), plan.order)
     return plan.combine(jet)[0]
 
 

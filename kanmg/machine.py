@@ -26,9 +26,9 @@ from kanmg.program import (
     Weigh,
 )
 from kanmg.refit import refit
-from kanmg.smoothers.base import norm, zeros
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
+from kanmg.vectors import beside, norm, to_host, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,12 +319,13 @@ class Machine:
         network = self._hierarchy[level].network
         size = network.num_coefficients
         self._found = (stack.start(level),)
-        moved = refit(network, theta[:size], self._problem.training_inputs())
+        before = to_host(theta)
+        moved = refit(network, before[:size], self._problem.training_inputs())
         fraction, ease = stack.fraction(level), stack[level].ease
-        if np.array_equal(moved, theta[:size]):
+        if np.array_equal(moved, before[:size]):
             self.pass_over()
             return Event("refit", level, theta, math.nan, fraction=fraction, ease=ease)
-        changed = np.concatenate([moved, theta[size:]]).astype(theta.dtype)
+        changed = beside(np.concatenate([moved, before[size:]]).astype(before.dtype), theta)
         return self._begin_frame("refit", level, Frame(changed, fraction=fraction, ease=ease))
 
     def _begin_frame(self, kind: RecordEvent, level: int, frame: Frame) -> Event:

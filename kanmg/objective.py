@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from kanmg.arrays import as_array, check_dtype, like
+from kanmg.arrays import as_array, check_dtype
 from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.smooth_function import SmoothFunction
+from kanmg.vectors import returned, stacked, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,50 +25,6 @@ __all__ = ["GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction
 
 # The matrix of a correction is restricted from the finer level's, of 8 n^2 bytes: at most 1.2 GB.
 MAX_FINE_COEFFICIENTS = 12_000
-
-
-class SmoothFunction(Protocol):
-    """What smoothers ask of an objective.
-
-    Attributes
-    ----------
-    batch : int or None
-        Number of the mini-batch that evaluations see; None: all samples.
-    steps_per_epoch : int
-        Number of mini-batches in an epoch; 1: every evaluation sees all samples.
-    evaluations : int
-        Calls of `value`, `value_and_gradient` and the methods of sums of squares so far.
-    work : float
-        Multiply-adds of the evaluations so far.
-    linear_part : slice
-        Where the coefficients lie in which the network is linear: those of its last layer. Asked for by few smoothers.
-    """
-
-    batch: int | None
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def linear_part(self) -> slice: ...
-
-    @property
-    def evaluations(self) -> int: ...
-
-    @property
-    def work(self) -> float: ...
-
-    def value(self, theta: Array) -> float: ...
-
-    def value_and_gradient(self, theta: Array) -> tuple[float, Array]: ...
-
-    def residuals(self, theta: Array) -> Array: ...
-
-    def pull_back(self, theta: Array, cotangents: Array) -> Array: ...
-
-    def normal_equations(self, theta: Array) -> tuple[float, Array, Array]: ...
-
-    def linearised(self, theta: Array) -> Linearisation: ...
 
 
 class Objective:
@@ -123,6 +82,7 @@ class Objective:
         self.work = 0.0
         self._evaluator = level.evaluator
         self._dtype = level.evaluator.dtype
+        self._home = level.evaluator.home if problem.takes_tensors else None
         self._shape = (level.network.num_coefficients + problem.num_parameters,)
         # Of all samples, with the gradient and without: asked for once, because a small evaluation takes microseconds.
         self._full_work = (problem.work(self._evaluator), problem.work(self._evaluator, gradient=False))
@@ -153,7 +113,7 @@ class Objective:
         -------
         loss : float
         gradient : ndarray or Tensor, shape (num_coefficients,)
-            A tensor if `theta` is one.
+            A tensor on the device of `theta` if that is one.
 
         Raises
         ------
@@ -163,7 +123,7 @@ class Objective:
         coefficients = self._checked(theta)
         self._count(0)
         loss, gradient = self.problem.loss_and_gradient(self._evaluator, coefficients, self.batch)
-        return loss, gradient if coefficients is theta else like(gradient, theta)
+        return loss, gradient if coefficients is theta else returned(gradient, theta)
 
     def residuals(self, theta: Any) -> Any:
         """Evaluate the vector R with `loss == R @ R`, of all samples; counted as one loss without gradient.
@@ -185,7 +145,7 @@ class Objective:
         """
         coefficients = self._checked(theta)
         self._count_all(self._full_work[1])
-        return like(self.problem.residuals(self._evaluator, coefficients), theta)
+        return returned(self.problem.residuals(self._evaluator, coefficients), theta)
 
     def pull_back(self, theta: Any, cotangents: Any) -> Any:
         """Multiply a vector with the transposed Jacobian of `residuals`; counted as one loss with gradient.
@@ -201,7 +161,8 @@ class Objective:
         """
         coefficients = self._checked(theta)
         self._count_all(self._full_work[0])
-        return like(self.problem.pull_back(self._evaluator, coefficients, as_array(cotangents, "cotangents")), theta)
+        seeds = self._placed(cotangents, "cotangents")
+        return returned(self.problem.pull_back(self._evaluator, coefficients, seeds), theta)
 
     def normal_equations(self, theta: Any) -> tuple[float, Any, Any]:
         """Evaluate the loss, its gradient and the Gauss-Newton matrix 2 J^T J, J the Jacobian of `residuals`.
@@ -222,7 +183,7 @@ class Objective:
         coefficients = self._checked(theta)
         self._count_all(self.problem.normal_equations_work(self._evaluator))
         loss, gradient, matrix = self.problem.normal_equations(self._evaluator, coefficients)
-        return loss, like(gradient, theta), like(matrix, theta)
+        return loss, returned(gradient, theta), returned(matrix, theta)
 
     def linearised(self, theta: Any) -> Linearisation:
         """Return the Jacobian of `residuals` at a point, as an operator; its products are counted when they are made.
@@ -260,21 +221,30 @@ class Objective:
         else:
             self.work += self.problem.work(self._evaluator, self.batch, gradient=not kind)
 
-    def _checked(self, theta: Any) -> Array:
-        """Return the coefficients as an array; the smoothers' own vectors pass at once."""
-        if type(theta) is np.ndarray and theta.dtype == self._dtype and theta.shape == self._shape:
-            return theta
-        array = as_array(theta, "theta")
-        check_dtype(array, self._dtype, "theta")
-        if array.shape != self._shape:
+    def _checked(self, theta: Any) -> Any:
+        """Return the coefficients where the evaluator takes them; the smoothers' own vectors pass at once."""
+        if self._home is None and type(theta) is np.ndarray and theta.dtype == self._dtype:
+            array = theta
+        else:
+            array = self._placed(theta, "theta")
+        if tuple(array.shape) != self._shape:
             number = self.problem.num_parameters
             unknowns = f" and the problem {number} parameter{'s' if number > 1 else ''}" if number else ""
             raise ShapeError(
-                f"`theta` has shape {array.shape} but level {self.level.index} has {self._shape[0] - number} "
+                f"`theta` has shape {tuple(array.shape)} but level {self.level.index} has {self._shape[0] - number} "
                 f"coefficients{unknowns}. Pass one flat vector of shape {self._shape}; `network.flatten` makes one of "
                 f"the layers' arrays{', to which `problem.initial_parameters` can be appended' if number else ''}."
             )
         return array
+
+    def _placed(self, vector: Any, name: str) -> Any:
+        """Check a vector's dtype and take it to where the evaluator takes vectors, unless it is there."""
+        if isinstance(vector, torch.Tensor) and vector.device == self._home:
+            check_dtype(vector, self._dtype, name)
+            return vector.detach() if vector.requires_grad else vector
+        array = as_array(vector, name)
+        check_dtype(array, self._dtype, name)
+        return to_device(array, self._home)
 
 
 class _Derived:
@@ -446,5 +416,5 @@ class GalerkinObjective(_Derived):
 
     def _restrict_by_rows(self, matrix: Array) -> Array:
         """P^T M P of a symmetric M, by P^T on all rows, twice."""
-        half = np.stack([self.restrict(row) for row in matrix])
-        return np.stack([self.restrict(column) for column in half.T])
+        half = stacked([self.restrict(row) for row in matrix])
+        return stacked([self.restrict(column) for column in half.T])

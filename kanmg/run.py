@@ -18,9 +18,12 @@ from kanmg.monitor import Monitor
 from kanmg.program import Draw, Smooth
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
+from kanmg.vectors import to_device, to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
     from kanmg.checkpoint import Checkpoint
     from kanmg.evaluators.base import Array
@@ -50,6 +53,8 @@ class Run:
     program : Program
     theta : ndarray
         Initial coefficients.
+    home : torch.device or None
+        Where vectors live; None: they are NumPy arrays.
     standardisation : Standardisation or None
         How the values of the networks become those of the data.
     draw : callable or None
@@ -68,6 +73,7 @@ class Run:
         program: Program,
         theta: Array,
         *,
+        home: torch.device | None,
         standardisation: Standardisation | None,
         draw: Callable[[int, int], Array] | None,
         rtol: float | None,
@@ -80,10 +86,10 @@ class Run:
         remark: str = "",
     ) -> None:
         has_batches = problem.steps_per_epoch > 1
-        typical_loss = functools.cache(functools.partial(_loss_of_zero, problem, hierarchy))
+        typical_loss = functools.cache(functools.partial(_loss_of_zero, problem, hierarchy, home))
         self._problem = problem
         self._hierarchy = hierarchy
-        self._standardisation = standardisation
+        self._home, self._standardisation = home, standardisation
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
         chooses_level = program.hold_back > 0.0
@@ -291,7 +297,7 @@ class Run:
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
         network = self._hierarchy[best.level].network
-        theta, unknowns = np.split(best.theta.copy(), [network.num_coefficients])
+        theta, unknowns = np.split(to_host(best.theta).copy(), [network.num_coefficients])
         if self._standardisation is not None:
             theta = self._standardisation.to_user(network, theta)
         return Solution(
@@ -366,7 +372,7 @@ class Run:
 
     def _resume_or_start(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        content = self._checkpoint.read(self._program) if self._checkpoint is not None else None
+        content = self._checkpoint.read(self._program, self._home) if self._checkpoint is not None else None
         if content is not None:
             self._restore(content)
             return
@@ -426,11 +432,12 @@ def _count_steps(program: Program, num_cycles: int) -> int:
     return prologue + num_cycles * cycle
 
 
-def _loss_of_zero(problem: Problem, hierarchy: Hierarchy) -> float:
+def _loss_of_zero(problem: Problem, hierarchy: Hierarchy, home: torch.device | None) -> float:
     """Loss of zero coefficients: a measure of the problem's scale."""
     level = hierarchy[0]
     zeros = np.zeros(level.network.num_coefficients, hierarchy.dtype)
+    theta = np.append(zeros, problem.initial_parameters).astype(zeros.dtype)
     try:
-        return problem.loss(level.evaluator, np.append(zeros, problem.initial_parameters).astype(zeros.dtype))
+        return problem.loss(level.evaluator, to_device(theta, home))
     except KanmgError:
         return 0.0

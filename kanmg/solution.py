@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kanmg.alarms import find_alarms
-from kanmg.arrays import as_array, check_columns, check_dtype, check_no_gradients, like
+from kanmg.arrays import as_array, check_columns, check_dtype, check_no_gradients
 from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.evaluators.base import MAX_DEVICE_ORDER
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import History, Record, Status
 from kanmg.jets import partial_derivative
@@ -18,14 +19,15 @@ from kanmg.problems.ansatz import load_ansatz
 from kanmg.problems.terms import checked_normals
 from kanmg.splines.knots import Knots
 from kanmg.storage import read_file, write_file
+from kanmg.vectors import beside, is_tensor, returned, to_host
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
-    from kanmg.evaluators.base import Array
+    from kanmg.arrays import Array
     from kanmg.hierarchy import EvaluatorChoice
     from kanmg.network import Layer
     from kanmg.problems.ansatz import Ansatz, Transform
@@ -97,18 +99,16 @@ class Solution:
         Parameters
         ----------
         x : ndarray or Tensor, shape (N, d), or one point, shape (d,); if d is 1 also shape (N,), or one number
+            Tensors may be on the CPU or on the hierarchy's device.
 
         Returns
         -------
         ndarray or Tensor, shape (N, Q), or (Q,) for one point
-            A tensor if `x` is one.
+            A tensor beside `x` if that is one.
         """
         points, is_single = self._points(x)
-        if self.ansatz is None:
-            values = self._evaluator.value(self.coefficients, points)
-        else:
-            values = self.ansatz.value(self._evaluator, self.coefficients, points)
-        return like(values[0] if is_single else values, x)
+        values = self._values(points, ())
+        return returned(values[0] if is_single else values, x)
 
     def derivative(
         self, x: Any, *coordinates: int | str, side: Literal["+", "-"] | None = None, normals: Any = None
@@ -146,12 +146,17 @@ class Solution:
         """
         points, is_single = self._points(x)
         inputs = [self._input(coordinate) for coordinate in coordinates]
-        directions = self._normals(side, normals, points, is_single=is_single)
-        if self.ansatz is None:
-            values = partial_derivative(self._evaluator, self.coefficients, points, inputs)
-        else:
-            values = self.ansatz.derivative(self._evaluator, self.coefficients, points, inputs, side or "", directions)
-        return like(values[0] if is_single else values, x)
+        directions = self._normals(side, normals, to_host(points), is_single=is_single)
+        values = self._values(points, inputs, side or "", directions)
+        return returned(values[0] if is_single else values, x)
+
+    def _values(self, points: Any, inputs: Sequence[int], side: str = "", normals: Array | None = None) -> Any:
+        """Evaluate the fields or a derivative of them, where the points are if the evaluator can."""
+        if self.ansatz is not None:
+            return self.ansatz.derivative(self._evaluator, self.coefficients, to_host(points), inputs, side, normals)
+        own = points if len(inputs) <= MAX_DEVICE_ORDER else to_host(points)
+        theta = beside(self.coefficients, own)
+        return partial_derivative(self._evaluator, theta, own, inputs) if inputs else self._evaluator.value(theta, own)
 
     def _normals(self, side: Any, normals: Any, points: Array, *, is_single: bool) -> Array | None:
         """Check on which side of the points a derivative is wanted; returns unit vectors to side "+"."""
@@ -207,10 +212,11 @@ class Solution:
     def _evaluator(self) -> Any:
         return self.hierarchy[self.level].evaluator
 
-    def _points(self, x: Any) -> tuple[Array, bool]:
+    def _points(self, x: Any) -> tuple[Any, bool]:
         """Check points, and tell whether there is one without a row of its own."""
         check_no_gradients(x, "x")
-        points = as_array(x, "x")
+        is_there = is_tensor(x) and x.device == self._evaluator.home
+        points = x if is_there else as_array(x, "x")
         check_dtype(points, self.hierarchy.dtype, "x")
         num_inputs = self._num_coordinates
         is_single = points.ndim == (1 if num_inputs > 1 else 0)

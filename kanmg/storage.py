@@ -23,6 +23,7 @@ from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as serialise_arrays
 
 from kanmg.errors import CheckpointError
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 
 # Keys of a JSON object that stands for something JSON does not have.
 _ARRAY, _TENSOR, _SCALAR, _TUPLE, _MAPPING, _DATACLASS = "$array", "$tensor", "$scalar", "$tuple", "$dict", "$class"
+# Beside a tensor: that it was not on the CPU.
+_DEVICE = "device"
 
 
 # ----------------------------------------------------------------------------------------------------- values and trees
@@ -46,8 +49,8 @@ def pack(value: Any) -> tuple[Any, dict[str, Array]]:
     Parameters
     ----------
     value : object
-        None, bool, int, float, str, NumPy scalars and arrays, torch tensors on the CPU, and lists, tuples, dictionaries
-        and dataclasses of these.
+        None, bool, int, float, str, NumPy scalars and arrays, torch tensors on any device, and lists, tuples,
+        dictionaries and dataclasses of these.
 
     Returns
     -------
@@ -96,13 +99,22 @@ def _pack(value: Any, arrays: dict[str, Array]) -> Any:
 def _pack_array(value: Any, arrays: dict[str, Array]) -> dict[str, str]:
     """Set an array, tensor or NumPy scalar aside, and say where."""
     kind = _TENSOR if isinstance(value, torch.Tensor) else _ARRAY if isinstance(value, np.ndarray) else _SCALAR
-    array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
     name = str(len(arrays))
-    arrays[name] = np.array(array, order="C")
-    return {kind: name}
+    arrays[name] = np.array(to_host(value), order="C")
+    return {kind: name, _DEVICE: value.device.type} if kind == _TENSOR and _is_elsewhere(value) else {kind: name}
 
 
-def unpack(tree: Any, arrays: Mapping[str, Array], classes: Mapping[str, type] | None = None) -> Any:
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is not on the CPU."""
+    return tensor.device.type != "cpu"
+
+
+def unpack(
+    tree: Any,
+    arrays: Mapping[str, Array],
+    classes: Mapping[str, type] | None = None,
+    device: torch.device | None = None,
+) -> Any:
     """Rebuild what `pack` took apart.
 
     Parameters
@@ -111,6 +123,8 @@ def unpack(tree: Any, arrays: Mapping[str, Array], classes: Mapping[str, type] |
     arrays : mapping of str to ndarray
     classes : mapping of str to type, optional
         The dataclasses that may occur, by their qualified names. No others are built.
+    device : torch.device, optional
+        Where tensors go that were not on the CPU; there by default.
 
     Returns
     -------
@@ -127,20 +141,27 @@ def unpack(tree: Any, arrays: Mapping[str, Array], classes: Mapping[str, type] |
     [1, (2.5, None)]
     """
     if isinstance(tree, list):
-        return [unpack(item, arrays, classes) for item in tree]
+        return [unpack(item, arrays, classes, device) for item in tree]
     if not isinstance(tree, dict):
         return tree
     kind = next(iter(tree))
     content = tree[kind]
     if kind in {_ARRAY, _TENSOR, _SCALAR}:
-        array = arrays[content]
-        return array if kind == _ARRAY else torch.from_numpy(array) if kind == _TENSOR else array[()]
+        return _array(kind, arrays[content], device if _DEVICE in tree else None)
     if kind == _TUPLE:
-        return tuple(unpack(item, arrays, classes) for item in content)
+        return tuple(unpack(item, arrays, classes, device) for item in content)
     if kind == _MAPPING:
-        return {unpack(key, arrays, classes): unpack(item, arrays, classes) for key, item in content}
-    fields = {name: unpack(item, arrays, classes) for name, item in tree["fields"].items()}
+        pairs = (tuple(unpack(item, arrays, classes, device) for item in pair) for pair in content)
+        return dict(pairs)
+    fields = {name: unpack(item, arrays, classes, device) for name, item in tree["fields"].items()}
     return _rebuild(content, fields, classes or {})
+
+
+def _array(kind: str, array: Array, device: torch.device | None) -> Any:
+    """Return an array, tensor or NumPy scalar."""
+    if kind == _TENSOR:
+        return torch.from_numpy(array).to(device)
+    return array if kind == _ARRAY else array[()]
 
 
 def _rebuild(name: str, fields: dict[str, Any], classes: Mapping[str, type]) -> Any:
@@ -242,6 +263,7 @@ def read_file(
     classes: Mapping[str, type] | None = None,
     *,
     check: Callable[[Any], None] | None = None,
+    device: torch.device | None = None,
 ) -> Any:
     """Read what `write_file` wrote, and refuse anything else.
 
@@ -255,6 +277,8 @@ def read_file(
     check : callable, optional
         Called with the entry "fingerprint" of a mapping before the rest is unpacked, so that it can refuse what has
         classes of its own.
+    device : torch.device, optional
+        As for `unpack`.
 
     Returns
     -------
@@ -287,7 +311,7 @@ def read_file(
         raise CheckpointError(f"`{path}` is a {document['kind']}; a {kind} is required. {_REMEDY[kind]}")
     if check is not None:
         check(unpack(dict(document["content"][_MAPPING])["fingerprint"], arrays))
-    return unpack(document["content"], arrays, classes)
+    return unpack(document["content"], arrays, classes, device)
 
 
 _REMEDY = {

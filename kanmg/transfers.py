@@ -16,8 +16,10 @@ import torch
 
 from kanmg.errors import NestingError
 from kanmg.network import Affine, Spline
+from kanmg.row_matrix import RowMatrix
 from kanmg.splines.knots import check_nested, missing_breakpoints
 from kanmg.splines.transfer import injection_matrix, prolongation_matrix
+from kanmg.vectors import Copies, is_tensor, joined, stacked, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,8 @@ InjectionKind: TypeAlias = Literal["l2", "pinv"]
 class Transfer:
     """The three transfers between level `index` and the next finer one.
 
-    All matrices are computed in float64 when first asked for, then cast to the hierarchy's dtype.
+    All matrices are computed in float64 when first asked for, then cast to the hierarchy's dtype. Vectors that are
+    tensors on a device are multiplied there, with copies of the matrices that are made once.
 
     Parameters
     ----------
@@ -98,6 +101,9 @@ class Transfer:
         -------
         ndarray, shape (fine.num_coefficients,)
         """
+        if is_tensor(theta):
+            there: Array = self._there("prolong", theta).times(theta)
+            return there
         return self._multiply(self.prolongation, self.coarse, theta, self.fine)
 
     def restrict(self, gradient: Array) -> Array:
@@ -111,6 +117,9 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
+        if is_tensor(gradient):
+            there: Array = self._there("restrict", gradient).times(gradient)
+            return there
         return self._multiply(self.restriction, self.fine, gradient, self.coarse)
 
     def restrict_matrix(self, matrix: Array) -> Array:
@@ -124,6 +133,10 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients, coarse.num_coefficients)
         """
+        if is_tensor(matrix):
+            there = self._there("restrict", matrix)
+            product: Array = there.times(there.times(matrix).T)
+            return product
         half = self._whole_restriction @ matrix
         return np.ascontiguousarray(self._whole_restriction @ half.T)
 
@@ -155,13 +168,15 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
+        given: Any = theta
         # torch multiplies on as many threads as the user has set, unlike NumPy. The copy is for torch, which shares no
         # read-only memory.
-        vector = torch.from_numpy(np.array(theta, self.dtype))
-        pairs = zip(self._injections(kind), self.fine.unflatten(vector), strict=True)
+        vector = given if is_tensor(given) else torch.from_numpy(np.array(given, self.dtype))
+        pairs = zip(self._injections(kind, vector.device), self.fine.unflatten(vector), strict=True)
         arrays = [array if matrices is None else matrices @ array for matrices, array in pairs]
-        injected: Array = self.coarse.flatten(arrays).numpy()
-        return injected
+        injected = self.coarse.flatten(arrays)
+        result: Array = injected if is_tensor(given) else injected.numpy()
+        return result
 
     def _multiply(
         self, matrices: tuple[scipy.sparse.csr_array, ...], source: Network, vector: Array, target: Network
@@ -182,18 +197,29 @@ class Transfer:
             else:
                 yield [scipy.sparse.eye_array(coarse.shape[0])]
 
-    def _injections(self, kind: InjectionKind) -> tuple[torch.Tensor | None, ...]:
+    def _injections(self, kind: InjectionKind, device: torch.device) -> tuple[torch.Tensor | None, ...]:
         """For every layer its inputs' dense matrices, shape (P, m_c, m_f) or (1, m_c, m_f); None for affine layers."""
-        if kind not in self._injections_by_kind:
-            self._injections_by_kind[kind] = tuple(
+        if (kind, device) not in self._copies:
+            stacks = (
                 _stacked_injections(coarse, fine, kind, self.dtype)
                 for coarse, fine in zip(self.coarse.layers, self.fine.layers, strict=True)
             )
-        return self._injections_by_kind[kind]
+            self._copies[kind, device] = tuple(None if stack is None else stack.to(device) for stack in stacks)
+        injections: tuple[torch.Tensor | None, ...] = self._copies[kind, device]
+        return injections
+
+    def _there(self, name: Literal["prolong", "restrict"], vector: Any) -> RowMatrix:
+        """Return what flat vectors are multiplied with, on the device of one."""
+        key = name, vector.device
+        if key not in self._copies:
+            matrix = self.matrix if name == "prolong" else self._whole_restriction
+            self._copies[key] = RowMatrix(matrix, vector.device)
+        there: RowMatrix = self._copies[key]
+        return there
 
     @cached_property
-    def _injections_by_kind(self) -> dict[str, tuple[torch.Tensor | None, ...]]:
-        return {}
+    def _copies(self) -> Copies[tuple[str, torch.device], Any]:
+        return Copies()
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,12 +250,16 @@ class PaddedTransfer:
 
     def restrict_matrix(self, matrix: Array) -> Array:
         """Take a symmetric matrix of second derivatives from fine to coarse."""
-        corner = self.transfer.restrict_matrix(np.ascontiguousarray(matrix[: -self.size, : -self.size]))
-        side = np.stack([self.transfer.restrict(row) for row in matrix[-self.size :, : -self.size]])
-        return np.block([[corner, side.T], [side, matrix[-self.size :, -self.size :]]])
+        corner = self.transfer.restrict_matrix(matrix[: -self.size, : -self.size])
+        side = stacked([self.transfer.restrict(row) for row in matrix[-self.size :, : -self.size]])
+        size = len(corner)
+        result = zeros((size + self.size, size + self.size), corner)
+        result[:size, :size], result[size:, size:] = corner, matrix[-self.size :, -self.size :]
+        result[size:, :size], result[:size, size:] = side, side.T
+        return result
 
     def _map(self, change: Callable[[Array], Array], vector: Array) -> Array:
-        return np.concatenate([change(vector[: -self.size]), vector[-self.size :]])
+        return joined([change(vector[: -self.size]), vector[-self.size :]])
 
 
 def padded(transfers: Sequence[Transfer], size: int) -> tuple[Transfer | PaddedTransfer, ...]:

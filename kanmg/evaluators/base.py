@@ -13,6 +13,7 @@ import torch
 from kanmg.arrays import as_array, check_dtype, row_chunks
 from kanmg.errors import ShapeError
 from kanmg.threads import fitting_threads
+from kanmg.vectors import is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +22,30 @@ if TYPE_CHECKING:
 
     from kanmg.network import Network
 
-__all__ = ["Array", "Evaluator", "Jet"]
+__all__ = ["MAX_DEVICE_ORDER", "Array", "Evaluator", "Jet", "home_of"]
 
 Array = npt.NDArray[Any]
 
+# Evaluators that take tensors on a device take them for derivatives up to this order, and NumPy arrays for higher ones.
+MAX_DEVICE_ORDER = 2
+
 # Entries of the dense Jacobians that `jet_gauss_newton` builds one after the other.
 _JACOBIAN_ENTRIES = 1 << 22
+
+
+def home_of(evaluator: Evaluator, theta: Array) -> torch.device | None:
+    """Tell where a problem's own arrays are wanted: on the device of the coefficients; None: as NumPy arrays.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+    theta : ndarray, or Tensor on the evaluator's device
+
+    Returns
+    -------
+    torch.device or None
+    """
+    return evaluator.home if is_tensor(theta) else None
 
 
 class Jet(NamedTuple):
@@ -73,6 +92,15 @@ class Evaluator(ABC):
     def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
         self.network = network
         self.dtype = dtype
+
+    @property
+    def home(self) -> torch.device | None:
+        """Where coefficients, gradients and points live in a run: the device of tensors; None: NumPy arrays.
+
+        An evaluator with a `torch.device` as its attribute `device` takes tensors there and returns tensors for them.
+        """
+        device: Any = getattr(self, "device", None)
+        return device if isinstance(device, torch.device) else None
 
     @abstractmethod
     def value(self, theta: Array, x: Array) -> Array:

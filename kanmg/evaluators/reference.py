@@ -74,6 +74,11 @@ class ReferenceEvaluator(Evaluator):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.network, self.dtype, self.device)
 
+    @property
+    def home(self) -> None:
+        """NumPy arrays, whatever the device."""
+        return None
+
     def forward(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Evaluate the network on tensors, in one piece, for use with torch's automatic differentiation.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from kanmg.errors import KanmgTypeError
 from kanmg.problems.linearisation import Linearisation
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ class Problem(ABC):
 
     A problem knows no level: every method that computes takes the evaluator of one. Computing does not change it.
 
+    Vectors and matrices are NumPy arrays, or tensors on `evaluator.home` if the class says that it `takes_tensors`.
+
     Notes
     -----
     The samples may be cut into mini-batches. Batch number b of a run is a function of the problem and of b alone, so
@@ -39,6 +42,8 @@ class Problem(ABC):
     To add a problem, implement the abstract methods; `check_level` should refuse whatever an evaluator would choke on.
     If the loss is a sum of squares, `residuals`, `pull_back` and `normal_equations` make Levenberg-Marquardt possible.
     """
+
+    takes_tensors: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -337,7 +342,7 @@ class Problem(ABC):
     def linearised(
         self, evaluator: Evaluator, theta: Array, count: Callable[[float], None] | None = None
     ) -> Linearisation:
-        """Return the Jacobian of `residuals` as an operator: for what does not need the matrix J^T J.
+        """Return the Jacobian of `residuals` as an operator, on the host: for what does not need the matrix J^T J.
 
         Parameters
         ----------
@@ -350,13 +355,13 @@ class Problem(ABC):
         -------
         Linearisation
         """
-        size = len(theta)
+        size, own = len(theta), to_host(theta)
         num_entries = self.num_residuals * (evaluator.entries_per_residual + self.num_parameters)
         return Linearisation(
             evaluator.network,
             size,
             num_entries,
-            lambda: self.jacobian_rows(evaluator, theta),
+            lambda: self.jacobian_rows(evaluator, own),
             cost=self.work(evaluator),
             count=count,
         )

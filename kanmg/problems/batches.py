@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.vectors import Copies, to_device
+
 if TYPE_CHECKING:
+    import torch
+
     from kanmg.evaluators.base import Array
 
 __all__ = ["Batches", "Stream", "generator", "permutation"]
@@ -78,17 +82,25 @@ class Batches:
         self.seed = seed
         self._epoch = -1
         self._order: Array = np.empty(0, dtype=np.int32)
+        self._orders_there: Copies[torch.device, torch.Tensor] = Copies()
 
     def length(self, number: int) -> int:
         """Count the samples of a batch."""
         start = number % self.steps_per_epoch * self.batch_size
         return min(self.batch_size, self.num_samples - start)
 
-    def positions(self, number: int) -> Array:
-        """Return the positions of a batch's samples among all."""
+    def positions(self, number: int, device: torch.device | None = None) -> Array:
+        """Return the positions of a batch's samples among all; as a tensor if a device is given."""
         epoch, position = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
             self._order = permutation(self.num_samples, self.seed, Stream.EPOCH, epoch)
             self._epoch = epoch
+            self._orders_there.clear()
+        order: Any = self._order
+        if device is not None:
+            if device not in self._orders_there:
+                self._orders_there[device] = to_device(order, device)
+            order = self._orders_there[device]
         start = position * self.batch_size
-        return self._order[start : start + self.batch_size]
+        chosen: Array = order[start : start + self.batch_size]
+        return chosen

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # its subpackages are loaded when they are first used
 import torch
 
 from kanmg.arrays import row_chunks
-from kanmg.errors import KanmgValueError
+from kanmg.errors import DeviceError, KanmgValueError
+from kanmg.evaluators.base import MAX_DEVICE_ORDER, home_of
 from kanmg.jets import join_plans, plan_derivatives
 from kanmg.problems.fields import Field
 from kanmg.problems.linearisation import CHUNK_ENTRIES
+from kanmg.problems.places import Place
 from kanmg.problems.recording import Recording, record
 from kanmg.problems.scalars import looking_up
 from kanmg.threads import one_thread
+from kanmg.vectors import Copies, beside, copied, is_tensor, joined, sum_of_squares, to_host, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,9 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundTerm"]
 
+
 # Entries of the jets of one chunk of points. Tensors of as many points are also below the size at which torch wakes up
 # its threads, which would compete with the evaluator's.
 _JET_ENTRIES = 1 << 17
+# The same on a device, where large chunks keep it busy: a quarter of a gigabyte, and a few times that for the residual.
+_DEVICE_ENTRIES = 1 << 25
 
 
 class _Sweep(NamedTuple):
@@ -94,6 +100,7 @@ class BoundTerm:
         self.paths = setting.ansatz.paths(term.points, self.plan.directions, self.plan.order, sides, normals)
         self._jet_size = len(setting.fields) * self.cost_factor
         self._roots = self._weight_roots()
+        self._places: Copies[torch.device | None, Place] = Copies()
 
     @property
     def requests(self) -> tuple[tuple[Wanted, ...], ...]:
@@ -155,81 +162,92 @@ class BoundTerm:
 
     # ------------------------------------------------------------------------------------------------ sums over points
 
-    def loss(self, evaluator: Evaluator, theta: Array) -> float:
-        """Evaluate the term's part of the loss."""
+    def loss(self, evaluator: Evaluator, theta: Array) -> Any:
+        """Evaluate the term's part of the loss: a number, on a device a tensor that holds it."""
+        theta, place = self._placed(evaluator, theta)
         with torch.no_grad():
-            return sum(self._sweep(evaluator, theta, rows).residuals.square().sum().item() for rows in self._chunks())
+            sweeps = (self._sweep(evaluator, theta, place, rows) for rows in self._chunks(place))
+            return sum(_total(sweep.residuals, theta) for sweep in sweeps)
 
-    def add_gradient(self, evaluator: Evaluator, theta: Array, gradient: Array) -> float:
+    def add_gradient(self, evaluator: Evaluator, theta: Array, gradient: Array) -> Any:
         """Evaluate the term's part of the loss and add that of the gradient to `gradient`."""
-        loss = 0.0
-        for rows in self._chunks():
-            sweep = self._sweep(evaluator, theta, rows)
+        loss: Any = 0.0
+        theta, place = self._placed(evaluator, theta)
+        for rows in self._chunks(place):
+            sweep = self._sweep(evaluator, theta, place, rows)
             part = sweep.residuals.square().sum()
-            gradient += self._pull_back(evaluator, theta, sweep, part, None)
-            loss += part.item()
+            gradient += beside(self._pull_back(evaluator, theta, sweep, part, None), gradient)
+            loss += part.detach().double() if is_tensor(theta) else part.item()
         return loss
 
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
         """Evaluate the weighted residuals: shape (num_residuals,)."""
+        own, place = self._placed(evaluator, theta)
         with torch.no_grad():
-            parts = [self._sweep(evaluator, theta, rows).residuals.numpy().ravel() for rows in self._chunks()]
-        return np.concatenate(parts)
+            sweeps = (self._sweep(evaluator, own, place, rows) for rows in self._chunks(place))
+            parts: list[Any] = [sweep.residuals.reshape(-1) for sweep in sweeps]
+        found: Any = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return beside(found, theta) if is_tensor(theta) else to_host(found)
 
     def magnitudes(self, evaluator: Evaluator, theta: Array) -> Array:
         """Evaluate the residuals without weights: the root of the sum of the squares at each point, shape (N,).
 
-        Points of weight 0 have 0.
+        Points of weight 0 have 0. A NumPy array, wherever the coefficients are.
         """
-        residuals = self.residuals(evaluator, theta).reshape(len(self.term), -1)
+        residuals = to_host(self.residuals(evaluator, theta)).reshape(len(self.term), -1)
         roots = self._roots[:, 0]
         sizes = np.linalg.norm(residuals, axis=1)
         return np.asarray(np.divide(sizes, roots, out=np.zeros_like(sizes), where=roots > 0.0))
 
     def trace(self, evaluator: Evaluator, theta: Array) -> float:
         """Evaluate the trace of J^T J, J the Jacobian of `residuals` by the network's coefficients."""
-        trace, size = 0.0, evaluator.network.num_coefficients
-        for rows in row_chunks(len(self.term), max(self._jet_size, size), _JET_ENTRIES):
-            sweep = self._sweep(evaluator, theta, rows)
+        size, trace = evaluator.network.num_coefficients, 0.0
+        theta, place = self._placed(evaluator, theta)
+        for rows in row_chunks(len(self.term), max(self._jet_size, size), _entries(place)):
+            sweep = self._sweep(evaluator, theta, place, rows)
             paths = sweep.paths
             for column in sweep.residuals.unbind(dim=1):
                 jet = self._cotangents(sweep, column.sum(), None)[0]
                 part = evaluator.jet_jacobian(theta[:size], paths.inputs, paths.directions, jet, **paths.options)
-                trace += float(np.square(part, dtype=np.float64).sum())
+                trace += float(sum_of_squares(part))
         return trace
 
     def add_pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array, gradient: Array) -> None:
         """Add J^T cotangents, J the Jacobian of `residuals`, to `gradient`."""
-        columns = np.ascontiguousarray(cotangents).reshape(len(self.term), -1)
-        for rows in self._chunks():
-            sweep = self._sweep(evaluator, theta, rows)
-            seed = torch.from_numpy(columns[rows].copy())
-            gradient += self._pull_back(evaluator, theta, sweep, sweep.residuals, seed)
+        theta, place = self._placed(evaluator, theta)
+        columns = beside(cotangents, theta).reshape(len(self.term), -1)
+        for rows in self._chunks(place):
+            sweep = self._sweep(evaluator, theta, place, rows)
+            seed = torch.as_tensor(copied(columns[rows]))
+            gradient += beside(self._pull_back(evaluator, theta, sweep, sweep.residuals, seed), gradient)
 
-    def add_normal_equations(self, evaluator: Evaluator, theta: Array, vector: Array, matrix: Array) -> float:
+    def add_normal_equations(self, evaluator: Evaluator, theta: Array, vector: Array, matrix: Array) -> Any:
         """Return the sum of the squared residuals R, and add J^T R to `vector`, J^T J to `matrix`."""
-        loss, size = 0.0, evaluator.network.num_coefficients
-        for rows in self._chunks():
-            sweep = self._sweep(evaluator, theta, rows)
+        size, loss = evaluator.network.num_coefficients, 0.0
+        theta, place = self._placed(evaluator, theta)
+        for rows in self._chunks(place):
+            sweep = self._sweep(evaluator, theta, place, rows)
             paths, residuals = sweep.paths, sweep.residuals.detach()
             cotangents = [self._cotangents(sweep, column.sum(), None)[0] for column in sweep.residuals.unbind(dim=1)]
+            own: Any = residuals if is_tensor(theta) else residuals.numpy()
             part, right = evaluator.jet_gauss_newton(
-                theta[:size], paths.inputs, paths.directions, cotangents, residuals.numpy(), **paths.options
+                theta[:size], paths.inputs, paths.directions, cotangents, own, **paths.options
             )
-            matrix[:size, :size] += part
-            vector[:size] += right
+            matrix[:size, :size] += beside(part, matrix)
+            vector[:size] += beside(right, vector)
             if sweep.unknowns:
                 self._add_parameters(evaluator, theta, sweep, vector, matrix)
-            loss += residuals.square().sum().item()
+            loss += _total(residuals, theta)
         return loss
 
     def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:
-        """Go through the rows of the Jacobian of `residuals`, chunk by chunk."""
-        size = evaluator.network.num_coefficients
+        """Go through the rows of the Jacobian of `residuals`, chunk by chunk, on the host; so must `theta` be."""
+        size, place = evaluator.network.num_coefficients, self._place(None)
         entries = self._recording.num_components * evaluator.entries_per_residual
-        for outer in self._chunks():
-            for rows in row_chunks(outer.stop - outer.start, entries, CHUNK_ENTRIES):
-                sweep = self._sweep(evaluator, theta, slice(outer.start + rows.start, outer.start + rows.stop))
+        for outer in self._chunks(place):
+            for inner in row_chunks(outer.stop - outer.start, entries, CHUNK_ENTRIES):
+                rows = slice(outer.start + inner.start, outer.start + inner.stop)
+                sweep = self._sweep(evaluator, theta, place, rows)
                 paths = sweep.paths
                 cotangents = [self._cotangents(sweep, column.sum(), None)[0] for column in sweep.residuals.unbind(1)]
                 own = evaluator.jet_jacobian_rows(
@@ -246,32 +264,56 @@ class BoundTerm:
         size = evaluator.network.num_coefficients
         residuals = sweep.residuals.detach()
         for j, column in enumerate(_columns(sweep.residuals, sweep.unknowns), start=size):
-            row = self._pull_back(evaluator, theta, sweep, sweep.residuals, column)
+            row = beside(self._pull_back(evaluator, theta, sweep, sweep.residuals, column), matrix)
             matrix[j] += row
             matrix[:size, j] += row[:size]
-            vector[j] += (column * residuals).sum().item()
+            product = (column * residuals).sum()
+            vector[j] += product if is_tensor(theta) else product.item()
 
     # ------------------------------------------------------------------------------------------------- chunks of points
 
-    def _chunks(self) -> Iterator[slice]:
+    def _chunks(self, place: Place) -> Iterator[slice]:
         """Cut the points so that jets stay within their bound."""
-        return row_chunks(len(self.term), self._jet_size, _JET_ENTRIES)
+        return row_chunks(len(self.term), self._jet_size, _entries(place))
 
-    def _sweep(self, evaluator: Evaluator, theta: Array, rows: slice) -> _Sweep:
+    def _placed(self, evaluator: Evaluator, theta: Array) -> tuple[Array, Place]:
+        """Return the coefficients, and the term's arrays beside them: on their device, or on the host."""
+        home = home_of(evaluator, theta) if self.plan.order <= MAX_DEVICE_ORDER else None
+        return to_host(theta) if home is None else theta, self._place(home)
+
+    def _place(self, home: torch.device | None) -> Place:
+        """Return the term's arrays on a device, copied there once; None: on the host."""
+        if home not in self._places:
+            self._places[home] = Place.of(self.term.arrays, self._roots, self.paths, home)
+        return self._places[home]
+
+    def _sweep(self, evaluator: Evaluator, theta: Array, place: Place, rows: slice) -> _Sweep:
         """Evaluate the weighted residuals of a chunk."""
-        x, *data = (torch.from_numpy(array[rows]) for array in self.term.arrays)
+        (x, *data), roots, paths = place.rows(rows)
         size = evaluator.network.num_coefficients
-        paths = self.paths.rows(rows)
         jet = paths.jet(evaluator, theta[:size], self.plan.order)
         leaves = self._leaves(jet)
-        unknowns = [torch.tensor(unknown).requires_grad_() for unknown in theta[size:]]
-        values = self._setting.values(unknowns, x.dtype)
+        unknowns = [_leaf(unknown) for unknown in theta[size:]]
+        values = self._setting.values(unknowns, x)
         named = enumerate(self._setting.fields)
         arguments = [Field(name, self._setting.coordinates, self._look_up(leaves, q)) for q, name in named]
         with looking_up(lambda scalar: self._known(values, scalar)), one_thread():
-            output = self.term.residual(x, *arguments, *data)
-            residuals = output.reshape(len(x), -1) * torch.from_numpy(self._roots[rows])
+            try:
+                output = self.term.residual(x, *arguments, *data)
+                residuals = output.reshape(len(x), -1) * roots
+            except (RuntimeError, TypeError) as error:
+                is_full = isinstance(error, torch.OutOfMemoryError)
+                if is_tensor(theta) and "device" in str(error) and not is_full:
+                    raise self._elsewhere(x, error) from error
+                raise
         return _Sweep(residuals, leaves, paths, jet, unknowns)
+
+    def _elsewhere(self, x: torch.Tensor, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"the residual of term {self.term.name!r} was called with tensors on {x.device}, but combines them with "
+            f"something elsewhere ({str(error).splitlines()[0]}). Make its tensors beside the points, "
+            "`torch.tensor(..., device=x.device)` or `table.to(x.device)`, and use torch's functions, not NumPy's."
+        )
 
     def _known(self, values: Mapping[str, torch.Tensor], scalar: Scalar) -> torch.Tensor:
         """Return the value of a scalar."""
@@ -284,7 +326,7 @@ class BoundTerm:
         leaves: list[dict[int, torch.Tensor]] = []
         for wanted, values in zip(self._wanted, self.plan.combine(jet), strict=True):
             users = [q for q, own in enumerate(self.requests) if wanted in own]
-            leaves.append({q: torch.from_numpy(values[:, q].copy()).requires_grad_() for q in users})
+            leaves.append({q: _leaf(values[:, q]) for q in users})
         return leaves
 
     def _look_up(self, leaves: list[dict[int, torch.Tensor]], field: int) -> Callable[[Request, Side], torch.Tensor]:
@@ -311,7 +353,7 @@ class BoundTerm:
         jet, unknowns = self._cotangents(sweep, outputs, seed)
         paths, size = sweep.paths, evaluator.network.num_coefficients
         gradient = evaluator.jet_adjoint(theta[:size], paths.inputs, paths.directions, jet, **paths.options)
-        return np.concatenate([gradient, torch.stack(unknowns).numpy()]) if unknowns else gradient
+        return joined([gradient, beside(torch.stack(unknowns), gradient)]) if unknowns else gradient
 
     def _cotangents(
         self, sweep: _Sweep, outputs: torch.Tensor, seed: torch.Tensor | None
@@ -323,11 +365,15 @@ class BoundTerm:
                 outputs, [*flat, *sweep.unknowns], seed, retain_graph=True, allow_unused=True, materialize_grads=True
             )
         remaining = iter(gradients)
-        cotangents = []
+        cotangents: list[Any] = []
         for own in sweep.leaves:
-            cotangent = np.zeros_like(sweep.jet.value)
+            if len(own) == 1 == sweep.jet.value.shape[1] and is_tensor(sweep.jet.value):
+                cotangents.append(next(remaining)[:, None])
+                continue
+            cotangent = zeros_like(sweep.jet.value)
             for q in own:
-                cotangent[:, q] = next(remaining).numpy()
+                column = next(remaining)
+                cotangent[:, q] = column if is_tensor(cotangent) else column.numpy()
             cotangents.append(cotangent)
         return sweep.paths.network_cotangents(self.plan.spread(cotangents, sweep.jet)), list(remaining)
 
@@ -337,6 +383,24 @@ class BoundTerm:
         own = np.ones(len(points)) if weights is None else weights.astype(np.float64)
         factors = self.term.weight * own / (own.sum() * self._recording.num_components)
         return np.asarray(np.sqrt(factors)[:, None], points.dtype)
+
+
+def _entries(place: Place) -> int:
+    """Say how many entries the jets of a chunk may have."""
+    return _DEVICE_ENTRIES if is_tensor(place.paths.inputs) else _JET_ENTRIES
+
+
+def _leaf(values: Any) -> Any:
+    """Make a tensor of some numbers, by which torch differentiates if it records."""
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(values.copy()).requires_grad_()
+    return (values.contiguous() if is_tensor(values) else torch.tensor(values)).requires_grad_()
+
+
+def _total(residuals: torch.Tensor, theta: Array) -> Any:
+    """Sum the squares; on a device the sum stays there."""
+    total = residuals.square().sum()
+    return total.double() if is_tensor(theta) else total.item()
 
 
 def _columns(residuals: torch.Tensor, unknowns: Sequence[torch.Tensor]) -> list[torch.Tensor]:

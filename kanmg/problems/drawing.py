@@ -9,6 +9,7 @@ import numpy as np
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.problems.batches import Stream, permutation
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array, Evaluator
@@ -51,7 +52,7 @@ def draw_candidates(
     if bound.candidates is None:
         return None
     number = len(bound.candidates.term)
-    residuals = bound.candidates.residuals(evaluator, theta).astype(np.float64)
+    residuals = to_host(bound.candidates.residuals(evaluator, theta)).astype(np.float64)
     squares = np.square(residuals).reshape(number, -1).sum(axis=1)
     count = min(round(share * len(bound.term)), number)
     rows = random.choice(number, count, replace=False, p=_probabilities(squares))

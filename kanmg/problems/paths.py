@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from kanmg.arrays import row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.evaluators.base import Jet
 from kanmg.problems.scalars import looking_up
+from kanmg.vectors import copied, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +64,17 @@ class Paths:
             {q: _rows(jet, rows) for q, jet in self.factors.items()},
         )
 
+    def on(self, device: torch.device | None) -> Paths:
+        """Return the paths as tensors on a device; None: these."""
+        if device is None:
+            return self
+        curvatures = None if self.curvatures is None else to_device(self.curvatures, device)
+        offsets, factors = (
+            {q: _changed(jet, lambda array: to_device(array, device)) for q, jet in jets.items()}
+            for jets in (self.offsets, self.factors)
+        )
+        return Paths(to_device(self.inputs, device), to_device(self.directions, device), curvatures, offsets, factors)
+
     def sample(self, num_points: int) -> list[Array]:
         """Return all arrays at a few of the points, for a fingerprint."""
         few = self.rows(slice(None, None, max(1, len(self.inputs) // num_points)))
@@ -75,9 +88,9 @@ class Paths:
         jet = evaluator.jet(theta, self.inputs, self.directions, order, **self.options)
         if not (self.offsets or self.factors):
             return jet
-        parts = [part.copy() for part in (jet.value, *jet.derivatives)]
+        parts = [copied(part) for part in (jet.value, *jet.derivatives)]
         for q in self.offsets.keys() | self.factors.keys():
-            own = [part[..., q].copy() for part in parts]
+            own = [copied(part[..., q]) for part in parts]
             for r, part in enumerate(parts):
                 part[..., q] = self._field(q, own, r)
         return Jet(parts[0], tuple(parts[1:]))
@@ -86,9 +99,9 @@ class Paths:
         """Turn cotangents of the fields' jets into cotangents of the network's: `jet` transposed."""
         if not self.factors:
             return cotangents
-        parts = [part.copy() for part in (cotangents.value, *cotangents.derivatives)]
+        parts = [copied(part) for part in (cotangents.value, *cotangents.derivatives)]
         for q, factor in self.factors.items():
-            own = [part[..., q].copy() for part in parts]
+            own = [copied(part[..., q]) for part in parts]
             values = (factor.value, *factor.derivatives)
             for j, part in enumerate(parts):
                 part[..., q] = own[j] * factor.value
@@ -103,7 +116,7 @@ class Paths:
         if q in self.factors:
             values = (self.factors[q].value, *self.factors[q].derivatives)
             products = [math.comb(r, j) * values[r - j] * network[j] for j in range(r + 1)]
-            result = np.sum(products, axis=0)
+            result = functools.reduce(operator.add, products)
         if q in self.offsets:
             result = result + (self.offsets[q].value, *self.offsets[q].derivatives)[r]
         return result
@@ -253,6 +266,10 @@ def _refuse_scalar(name: str, scalar: Scalar) -> torch.Tensor:
         f"{name} uses {scalar!r}, but it is differentiated once, before a run. Write a plain number there; constants "
         "and parameters are for residuals."
     )
+
+
+def _changed(jet: Jet, change: Callable[[Array], Array]) -> Jet:
+    return Jet(change(jet.value), tuple(map(change, jet.derivatives)))
 
 
 def _rows(jet: Jet, rows: slice) -> Jet:

@@ -10,17 +10,19 @@ import numpy as np
 
 from kanmg.arrays import check_columns, check_domain, check_dtype, row_chunks
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
-from kanmg.evaluators.base import Jet
+from kanmg.evaluators.base import Jet, home_of
 from kanmg.problems.base import Problem
 from kanmg.problems.batches import Batches, Stream, generator, permutation
 from kanmg.problems.linearisation import CHUNK_ENTRIES
 from kanmg.problems.samples import Samples, check_same_dtype
 from kanmg.problems.standardisation import Standardisation
+from kanmg.vectors import beside, joined, square_roots, zeros, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import scipy.sparse
+    import torch
 
     from kanmg.evaluators.base import Array, Evaluator
     from kanmg.hierarchy import Level
@@ -40,7 +42,8 @@ class Regression(Problem):
         sum_n w_n mean_q (u_q(x_n) - y_nq)^2 / sum_n w_n,
 
     torch's `mse_loss` if there are no weights. The data are not copied (but `kanmg.solve` makes a standardised copy of
-    values that are far from unit size); do not change them during a run.
+    values that are far from unit size); do not change them during a run. On a GPU they are copied once for a
+    problem, which does not see later changes.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ class Regression(Problem):
     Regression(900 samples, 100 for validation, batches of 64, 1 -> 1, float64)
     """
 
+    takes_tensors = True
+
     def __init__(
         self,
         x: Any,
@@ -121,7 +126,11 @@ class Regression(Problem):
         self._samples = samples
         self._factor = self._unit / (_checked_weight(samples, "samples") * samples.y.shape[1])
         self._batches = Batches(len(samples), batch_size, self._seed)
-        self._last_batch: tuple[int, Samples] | None = None
+        self._last_batch: tuple[tuple[int, torch.device | None], Samples] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last batch may lie on a device.
+        return {**vars(self), "_last_batch": None}
 
     def __repr__(self) -> str:
         held_back = f"{self.num_validation} for validation, " if self.num_validation else ""
@@ -160,45 +169,44 @@ class Regression(Problem):
     # ------------------------------------------------------------------------------------------------------- losses
 
     def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:
-        samples, factor = self._choose(batch)
+        samples, factor = self._choose(batch, home_of(evaluator, theta))
         return factor * samples.squared_error_value(evaluator, theta)
 
     def loss_and_gradient(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> tuple[float, Array]:
-        samples, factor = self._choose(batch)
+        samples, factor = self._choose(batch, home_of(evaluator, theta))
         total, gradient = samples.squared_error(evaluator, theta)
         # In place: the memory of a new array costs more than the product.
         gradient *= factor
         return factor * total, gradient
 
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
-        parts = [
-            (roots * (evaluator.value(theta, chunk.x) - chunk.y)).ravel() for chunk, roots in self._rooted_chunks()
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        chunks = self._rooted_chunks(home_of(evaluator, theta))
+        parts = [(roots * (evaluator.value(theta, chunk.x) - chunk.y)).ravel() for chunk, roots in chunks]
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
-        gradient, first = np.zeros_like(theta), 0
-        columns = np.asarray(cotangents).reshape(self.num_samples, self.num_outputs)
-        for chunk, roots in self._rooted_chunks():
+        gradient, first = zeros_like(theta), 0
+        columns = beside(cotangents, theta).reshape(self.num_samples, self.num_outputs)
+        for chunk, roots in self._rooted_chunks(home_of(evaluator, theta)):
             last = first + len(chunk.x)
             gradient += evaluator.adjoint(theta, chunk.x, roots * columns[first:last])[0]
             first = last
         return gradient
 
     def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
-        loss, gradient, matrix = 0.0, np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
-        for x, y, weights in self._samples.pieces():
+        loss, gradient, matrix = 0.0, zeros_like(theta), zeros((len(theta), len(theta)), theta)
+        for x, y, weights in self._samples.on(home_of(evaluator, theta)).pieces():
             errors = evaluator.value(theta, x) - y
             part, vector = evaluator.gauss_newton(theta, x, errors, weights)
             weighted = errors if weights is None else weights[:, None] * errors
-            loss += float(np.vdot(weighted, errors))
+            loss += float(weighted.ravel().dot(errors.ravel()))
             gradient += vector
             matrix += part
         return self._factor * loss, 2.0 * self._factor * gradient, 2.0 * self._factor * matrix
 
     def jacobian_rows(self, evaluator: Evaluator, theta: Array) -> Iterator[scipy.sparse.csr_array]:
         entries = self.num_outputs * evaluator.entries_per_residual
-        for chunk, roots in self._rooted_chunks():
+        for chunk, roots in self._rooted_chunks(None):
             for rows in row_chunks(len(chunk.x), entries, CHUNK_ENTRIES):
                 x = chunk.x[rows]
                 own = roots[rows] if len(roots) > 1 else np.repeat(roots, len(x), axis=0)
@@ -211,27 +219,29 @@ class Regression(Problem):
     def num_residuals(self) -> int:
         return self.num_samples * self.num_outputs
 
-    def _rooted_chunks(self) -> Iterator[tuple[Chunk, Array]]:
+    def _rooted_chunks(self, home: torch.device | None) -> Iterator[tuple[Chunk, Array]]:
         """Go through all samples; with the roots of what multiplies their squared errors in the loss, as a column."""
-        for chunk in self._samples.pieces():
-            weights = np.ones(1, self.dtype) if chunk.weights is None else chunk.weights
-            yield chunk, np.sqrt(weights * self.dtype.type(self._factor))[:, None]
+        for chunk in self._samples.on(home).pieces():
+            x: Any = chunk.x
+            factors = np.full(1, self._factor, self.dtype) if home is None else x.new_full((1,), self._factor)
+            yield chunk, square_roots(factors if chunk.weights is None else chunk.weights * factors)[:, None]
 
     def validation_loss(self, evaluator: Evaluator, theta: Array) -> float | None:
         if self._validation is None:
             return None
         factor = self._unit / (self._validation.total_weight * self.num_outputs)
-        return factor * self._validation.squared_error_value(evaluator, theta)
+        return factor * self._validation.on(home_of(evaluator, theta)).squared_error_value(evaluator, theta)
 
     def batch_length(self, batch: int | None = None) -> int:
         return self.num_samples if batch is None else self._batches.length(batch)
 
-    def _choose(self, batch: int | None) -> tuple[Samples, float]:
+    def _choose(self, batch: int | None, home: torch.device | None = None) -> tuple[Samples, float]:
         """Return the samples of a mini-batch, or all, and the factor of their squared errors."""
         if batch is None or self._batches.steps_per_epoch == 1:
-            return self._samples, self._factor
-        if self._last_batch is None or self._last_batch[0] != batch:
-            self._last_batch = batch, self._samples.take(self._batches.positions(batch))
+            return self._samples.on(home), self._factor
+        if self._last_batch is None or self._last_batch[0] != (batch, home):
+            samples = self._samples.on(home).take(self._batches.positions(batch, home))
+            self._last_batch = (batch, home), samples
         samples = self._last_batch[1]
         return samples, self._factor * self.num_samples / len(samples)
 

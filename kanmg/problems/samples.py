@@ -11,14 +11,21 @@ import numpy.typing as npt
 
 from kanmg.arrays import as_array, as_columns, check_finite, check_lengths, row_chunks
 from kanmg.errors import DtypeError, KanmgValueError, ShapeError
+from kanmg.vectors import Copies, is_tensor, to_device, zeros_like
 
 if TYPE_CHECKING:
     import hashlib
     from collections.abc import Iterator
 
+    import torch
+
     from kanmg.evaluators.base import Array, Evaluator
 
 __all__ = ["Chunk", "Samples", "check_same_dtype"]
+
+
+# Entries of the rows that are copied at once on a device.
+DEVICE_ENTRIES = 1 << 26
 
 
 class Chunk(NamedTuple):
@@ -41,13 +48,23 @@ class Samples:
     y : ndarray, shape (N, Q)
     weights : ndarray, shape (N,), or None
     rows : ndarray of int, optional
+    every : Samples, optional
+        All rows of the same arrays: their copies on devices serve these too.
+
+    Notes
+    -----
+    `on(device)` has the same samples as tensors, all arrays copied at once; what is said of arrays holds for these.
     """
 
-    def __init__(self, x: Array, y: Array, weights: Array | None, rows: Array | None = None) -> None:
+    def __init__(
+        self, x: Array, y: Array, weights: Array | None, rows: Array | None = None, every: Samples | None = None
+    ) -> None:
         self.x = x
         self.y = y
         self.weights = weights
         self.rows = rows
+        self._every = every
+        self._there: Copies[torch.device, Samples] = Copies()
 
     @classmethod
     def from_user(cls, x: Any, y: Any, weights: Any = None, *, names: tuple[str, str] = ("x", "y")) -> Samples:
@@ -80,8 +97,24 @@ class Samples:
 
     def take(self, positions: Array) -> Samples:
         """Name some of the samples by their positions among them."""
-        rows = positions if self.rows is None else self.rows[positions]
-        return Samples(self.x, self.y, self.weights, rows)
+        rows = positions if self.rows is None else _take(self.rows, positions)
+        return Samples(self.x, self.y, self.weights, rows, self._every or self)
+
+    def on(self, device: torch.device | None) -> Samples:
+        """Return the samples as tensors on a device, copied there once and kept with these; None: these.
+
+        The copies do not see later changes of the arrays.
+        """
+        if device is None:
+            return self
+        if device not in self._there:
+            every = self if self.rows is None or self._every is None else self._every.on(device)
+            found: list[Any] = [every.x, every.y, every.weights, self.rows]
+            x, y, weights, rows = (
+                to_device(array, device) if isinstance(array, np.ndarray) else array for array in found
+            )
+            self._there[device] = Samples(x, y, weights, rows)
+        return self._there[device]
 
     def with_values(self, y: Array) -> Samples:
         """Return the same samples with other values: one for each row of the arrays, named or not."""
@@ -114,7 +147,7 @@ class Samples:
         """Sum the weighted squared errors; also their gradient."""
         if self._whole is not None:
             return evaluator.squared_error(theta, *self._whole)
-        total, gradient = 0.0, np.zeros_like(theta)
+        total, gradient = 0.0, zeros_like(theta)
         for chunk in self.chunks():
             part, part_gradient = evaluator.squared_error(theta, *chunk)
             total += part
@@ -155,10 +188,17 @@ class Samples:
         return next(self.chunks()) if len(list(self._slices())) == 1 else None
 
     def _slices(self) -> Iterator[slice]:
-        return row_chunks(len(self), self.x.shape[1] + self.y.shape[1])
+        width = self.x.shape[1] + self.y.shape[1]
+        return row_chunks(len(self), width, DEVICE_ENTRIES) if is_tensor(self.x) else row_chunks(len(self), width)
 
     def _gather(self, array: Array, rows: slice) -> Array:
-        return array[rows] if self.rows is None else np.take(array, self.rows[rows], axis=0)
+        return array[rows] if self.rows is None else _take(array, self.rows[rows])
+
+
+def _take(array: Any, rows: Any) -> Array:
+    """Copy some rows of an array."""
+    result: Array = np.take(array, rows, axis=0) if isinstance(array, np.ndarray) else array.index_select(0, rows)
+    return result
 
 
 def _checked_weights(weights: Any) -> Array:

@@ -285,8 +285,11 @@ class Setting(NamedTuple):
         """Parameters and constants by their names."""
         return {scalar.name: scalar for scalar in (*self.parameters, *self.constants)}
 
-    def values(self, unknowns: Sequence[torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Return what parameters and constants are, by their names, from the unknowns behind the coefficients."""
+    def values(self, unknowns: Sequence[torch.Tensor], like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what parameters and constants are, by their names, from the unknowns behind the coefficients.
+
+        Constants get the dtype and the device of `like`.
+        """
         if len(unknowns) != len(self.parameters):
             names = ", ".join(repr(parameter.name) for parameter in self.parameters) or "none"
             raise ShapeError(
@@ -294,7 +297,7 @@ class Setting(NamedTuple):
                 f"{len(self.parameters)} parameters: {names}. Append one number for each; "
                 "`problem.initial_parameters` has the initial ones."
             )
-        found = {constant.name: torch.tensor(constant.number, dtype=dtype) for constant in self.constants}
+        found = {constant.name: like.new_full((), constant.number) for constant in self.constants}
         for parameter, unknown in zip(self.parameters, unknowns, strict=True):
             found[parameter.name] = parameter.from_unknown(unknown)
         return found

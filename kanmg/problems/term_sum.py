@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanmg.problems.base import Problem
+from kanmg.vectors import beside, joined, to_host, zeros, zeros_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ __all__ = ["TermSum"]
 class TermSum(Problem):
     """The part of a collocation problem that adds up its terms."""
 
+    takes_tensors = True
     _bound: tuple[BoundTerm, ...]
 
     @property
@@ -49,7 +51,8 @@ class TermSum(Problem):
         return sum(bound.num_residuals for bound in self._bound)
 
     def loss(self, evaluator: Evaluator, theta: Array, batch: int | None = None) -> float:  # noqa: ARG002
-        return sum(bound.loss(evaluator, theta) for bound in self._bound)
+        # On a device the parts are added there, so that one number comes back.
+        return float(sum(bound.loss(evaluator, theta) for bound in self._bound))
 
     def loss_and_gradient(
         self,
@@ -57,9 +60,9 @@ class TermSum(Problem):
         theta: Array,
         batch: int | None = None,  # noqa: ARG002 - there is one batch
     ) -> tuple[float, Array]:
-        gradient = np.zeros_like(theta)
+        gradient = zeros_like(theta)
         loss = sum(bound.add_gradient(evaluator, theta, gradient) for bound in self._bound)
-        return loss, gradient
+        return float(loss), gradient
 
     def term_losses(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
         """Evaluate the parts of the loss, weights included.
@@ -75,7 +78,7 @@ class TermSum(Problem):
         dict of str to float
             By the names of the terms.
         """
-        return {bound.term.name: bound.loss(evaluator, theta) for bound in self._bound}
+        return {bound.term.name: float(bound.loss(evaluator, theta)) for bound in self._bound}
 
     def term_gradient_norms(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
         """Evaluate the Euclidean norms of the gradients of the parts of the loss.
@@ -92,9 +95,9 @@ class TermSum(Problem):
         """
         norms = {}
         for bound in self._bound:
-            gradient = np.zeros_like(theta)
+            gradient = zeros_like(theta)
             bound.add_gradient(evaluator, theta, gradient)
-            norms[bound.term.name] = float(np.linalg.norm(gradient))
+            norms[bound.term.name] = float(np.linalg.norm(to_host(gradient)))
         return norms
 
     def term_traces(self, evaluator: Evaluator, theta: Array) -> dict[str, float]:
@@ -133,15 +136,15 @@ class TermSum(Problem):
         if all(other is None for other in candidates):
             return None
         pairs = zip(self._bound, candidates, strict=True)
-        return sum((bound if other is None else other).loss(evaluator, theta) for bound, other in pairs)
+        return float(sum((bound if other is None else other).loss(evaluator, theta) for bound, other in pairs))
 
     def residuals(self, evaluator: Evaluator, theta: Array) -> Array:
-        return np.concatenate([bound.residuals(evaluator, theta) for bound in self._bound])
+        return joined([bound.residuals(evaluator, theta) for bound in self._bound])
 
     def pull_back(self, evaluator: Evaluator, theta: Array, cotangents: Array) -> Array:
-        gradient, start = np.zeros_like(theta), 0
+        gradient, start = zeros_like(theta), 0
         for bound in self._bound:
-            part = np.asarray(cotangents)[start : start + bound.num_residuals]
+            part = beside(cotangents, theta)[start : start + bound.num_residuals]
             bound.add_pull_back(evaluator, theta, part, gradient)
             start += bound.num_residuals
         return gradient
@@ -151,9 +154,9 @@ class TermSum(Problem):
             yield from bound.jacobian_rows(evaluator, theta)
 
     def normal_equations(self, evaluator: Evaluator, theta: Array) -> tuple[float, Array, Array]:
-        vector, matrix = np.zeros_like(theta), np.zeros((len(theta), len(theta)), theta.dtype)
+        vector, matrix = zeros_like(theta), zeros((len(theta), len(theta)), theta)
         loss = sum(bound.add_normal_equations(evaluator, theta, vector, matrix) for bound in self._bound)
-        return loss, 2.0 * vector, 2.0 * matrix
+        return float(loss), 2.0 * vector, 2.0 * matrix
 
     def work(self, evaluator: Evaluator, batch: int | None = None, *, gradient: bool = True) -> float:  # noqa: ARG002
         """Count the multiply-adds of one loss, with its gradient or without.

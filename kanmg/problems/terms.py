@@ -31,7 +31,8 @@ class Term:
         `residual(x, u, v, ...)`: the points, a tensor of shape (N, d), and one argument for each field. `u.value` is
         the field's value, `u.d("x")`, `u.d("x", "t")`, ... are derivatives, tensors of shape (N,). Returns a tensor of
         shape (N,), or (N, R) for R residuals at once. It must be a pointwise expression in torch, and ask for the same
-        derivatives at every call. With `data` it has one more argument, the last: the rows that belong to the points.
+        derivatives at every call. Tensors that it makes need `device=x.device` on a GPU. With `data` it has one more
+        argument, the last: the rows that belong to the points.
     points : ndarray or Tensor, shape (N, d)
         float64 or float32. Not copied if contiguous; do not change them during a run.
     weight : float, default 1.0

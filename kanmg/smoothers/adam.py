@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kanmg.errors import KanmgTypeError
-from kanmg.smoothers.base import Smoother, StepRecord, norm, require_count, require_fraction, require_positive, zeros
+from kanmg.smoothers.base import Smoother, StepRecord, require_count, require_fraction, require_positive
+from kanmg.vectors import norm, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -53,7 +52,7 @@ class Smoother(ABC, Generic[State]):
     -----
     To add a smoother, write a frozen dataclass with `init` and `step`, and a state that is a dataclass of arrays,
     floats, ints, None and nested tuples and dictionaries of these, so that a checkpoint holds it to the last bit. Only
-    operators that NumPy arrays and torch tensors share may touch the arrays.
+    operators that NumPy arrays and torch tensors share may touch the arrays: on a device they are tensors there.
     """
 
     @abstractmethod
@@ -113,22 +112,6 @@ class Smoother(ABC, Generic[State]):
         (float, ndarray) or None
         """
         return None
-
-
-def zeros(shape: tuple[int, ...], like: Array) -> Array:
-    """Zeros of the kind, dtype and device of another array."""
-    other: Any = like
-    return np.zeros(shape, like.dtype) if type(like) is np.ndarray else other.new_zeros(shape)
-
-
-def product(a: Array, b: Array) -> Array:
-    """Matrix product of two arrays of one or two dimensions: `a @ b`, in half the time if they are small."""
-    return a.dot(b) if type(a) is np.ndarray else a @ b
-
-
-def norm(vector: Array) -> float:
-    """Euclidean norm."""
-    return math.sqrt(float(vector.dot(vector)))
 
 
 def require_positive(owner: str, **options: float) -> None:

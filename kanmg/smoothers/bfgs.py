@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
+from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
+from kanmg.vectors import inner_products, norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -165,8 +166,8 @@ class BFGS(Smoother[BFGSState]):
     def _updated(self, state: BFGSState, step: Array, point: Point) -> Array | None:
         """Return the matrix after one more pair, as it was if the pair has no positive curvature."""
         change = point.gradient - state.gradient
-        curvature, steepness = float(step.dot(change)), float(change.dot(change))
-        if not curvature > MIN_COSINE * math.sqrt(float(step.dot(step)) * steepness):
+        curvature, steepness, square = inner_products(step, change)
+        if not curvature > MIN_COSINE * math.sqrt(square * steepness):
             return state.inverse
         inverse, member = state.inverse, _Member(1.0, 1.0)
         if inverse is None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanmg.smoothers.base import Smoother, StepRecord, norm, product, require_count, zeros
+from kanmg.smoothers.base import Smoother, StepRecord, require_count
 from kanmg.smoothers.line_search import Point, downhill
 from kanmg.smoothers.quasi_newton import MIN_COSINE, PATIENCE, idle_steps
+from kanmg.vectors import inner_products, norm, product, zeros
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -158,8 +159,8 @@ def _accept(state: LBFGSState, theta: Array, point: Point, history: int) -> LBFG
     lowest, idle = min(point.loss, state.lowest), idle_steps(state.lowest, state.idle, point)
     step = point.theta - theta
     change = point.gradient - state.gradient
-    curvature, steepness = float(step.dot(change)), float(change.dot(change))
-    if not curvature > MIN_COSINE * math.sqrt(float(step.dot(step)) * steepness):
+    curvature, steepness, length = inner_products(step, change)
+    if not curvature > MIN_COSINE * math.sqrt(length * steepness):
         return replace(state, loss=point.loss, gradient=point.gradient, lowest=lowest, idle=idle)
     pairs, inverse, filled, first, last = _room(state, history)
     factor = 1.0 / math.sqrt(curvature)

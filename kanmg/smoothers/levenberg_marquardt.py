@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.smoothers.base import Smoother, StepRecord, norm, require_count, require_positive
+from kanmg.smoothers.base import Smoother, StepRecord, require_count, require_positive
 from kanmg.smoothers.damped_equations import DampedEquations, as_array_like, as_tensor
 from kanmg.smoothers.matrix_free import FIRST_FORCING, MatrixFreeEquations, next_forcing
 from kanmg.smoothers.preconditioners import KINDS
 from kanmg.smoothers.projection import project
+from kanmg.vectors import beside, norm
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
@@ -216,7 +217,7 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
                     # Less would not make a matrix definite that is only positive semi-definite up to rounding.
                     damping = max(factor * damping, _rounding(theta))
                     forcing = next_forcing(state.forcing, norm(state.gradient), norm(trial.gradient))
-                    scale = equations.scale.numpy()
+                    scale = beside(equations.scale, theta)
                     state = LevenbergMarquardtState(damping, scale, trial.loss, trial.gradient, forcing)
                     return trial.theta, state, StepRecord(trial.loss, norm(trial.gradient), 1.0)
                 damping, growth = growth * damping, 2.0 * growth

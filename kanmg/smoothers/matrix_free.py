@@ -11,6 +11,7 @@ import torch
 from kanmg.smoothers.conjugate_gradients import conjugate_gradients
 from kanmg.smoothers.damped_equations import SMALLEST_ENTRY
 from kanmg.smoothers.preconditioners import Preconditioners
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ FORCING_FACTOR, FORCING_POWER = 0.9, 2.0
 
 
 class MatrixFreeEquations:
-    """Damped normal equations (2 J^T J + mu D) v = right at one point, in float64.
+    """Damped normal equations (2 J^T J + mu D) v = right at one point, in float64, on the host.
 
     Parameters
     ----------
@@ -64,10 +65,10 @@ class MatrixFreeEquations:
     ) -> None:
         diagonal = 2.0 * jacobian.diagonal()
         if scale is not None:
-            diagonal = np.maximum(diagonal, np.asarray(scale, np.float64))
+            diagonal = np.maximum(diagonal, np.asarray(to_host(scale), np.float64))
         own = np.maximum(diagonal, SMALLEST_ENTRY * diagonal.max())
         self.scale = torch.from_numpy(own)
-        self.downhill = -torch.from_numpy(np.array(gradient, np.float64))
+        self.downhill = -torch.from_numpy(np.array(to_host(gradient), np.float64))
         self.iterations, self.is_cut_off = 0, False
         self._preconditioners = Preconditioners(jacobian, own)
         self._kind, self._rtol, self._max_iterations = preconditioner, rtol, max_iterations
@@ -82,7 +83,7 @@ class MatrixFreeEquations:
             return None
         solved = conjugate_gradients(
             lambda vector: self._preconditioners.multiply(vector, damping),
-            right.numpy(),
+            to_host(right),
             self._made[1],
             rtol=self._rtol,
             max_iterations=self._max_iterations,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kanmg.smoothers.base import norm
 from kanmg.smoothers.damped_equations import DampedEquations, as_array_like
+from kanmg.vectors import norm
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array

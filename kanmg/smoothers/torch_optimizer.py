@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.smoothers.base import Smoother, StepRecord, norm
+from kanmg.smoothers.base import Smoother, StepRecord
+from kanmg.vectors import norm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kanmg.evaluators.base import Array
     from kanmg.objective import SmoothFunction
 
@@ -26,7 +29,7 @@ class TorchOptimizerState:
     Attributes
     ----------
     entries : dict
-        The optimiser's own state of its one parameter, tensors as arrays.
+        The optimiser's own state of its one parameter, tensors as arrays unless the coefficients are one.
     """
 
     entries: dict[str, Any]
@@ -93,39 +96,52 @@ class TorchOptimizer(Smoother[TorchOptimizerState]):
         self, objective: SmoothFunction, theta: Array, state: TorchOptimizerState
     ) -> tuple[Array, TorchOptimizerState, StepRecord]:
         """Do one step of the optimiser."""
-        parameter = torch.tensor(theta)
+        given: Any = theta
+        is_on_device = isinstance(given, torch.Tensor)
+        parameter: torch.Tensor = given.clone() if is_on_device else torch.tensor(given)
         optimizer = self._make(parameter)
         if state.entries:
             # `load_state_dict` would cast some entries to the dtype of the parameter and change bits.
-            optimizer.state[parameter] = _convert(state.entries)
+            optimizer.state[parameter] = _loaded(state.entries)
         evaluations: list[tuple[float, float]] = []
 
         def closure() -> torch.Tensor:
-            loss, gradient = objective.value_and_gradient(parameter.numpy())
+            # A new view at every call: whoever remembers a point remembers it by its identity.
+            point: Any = parameter.detach() if is_on_device else parameter.numpy()
+            loss, gradient = objective.value_and_gradient(point)
             evaluations.append((loss, norm(gradient)))
-            parameter.grad = torch.from_numpy(gradient)
+            parameter.grad = torch.as_tensor(gradient)
             return torch.tensor(loss)
 
         with np.errstate(over="ignore", invalid="ignore"):  # divergence shows in the record
             optimizer.step(closure)  # type: ignore[arg-type]
-        entries = _convert(optimizer.state[parameter])
+        entries = _kept(optimizer.state[parameter], as_arrays=not is_on_device)
         loss, gradient_norm = evaluations[0]
         step_size = float(optimizer.param_groups[0].get("lr", math.nan))
-        return parameter.numpy(), TorchOptimizerState(entries), StepRecord(loss, gradient_norm, step_size)
+        result: Any = parameter if is_on_device else parameter.numpy()
+        return result, TorchOptimizerState(entries), StepRecord(loss, gradient_norm, step_size)
 
     def _make(self, parameter: torch.Tensor) -> torch.optim.Optimizer:
         """Construct the optimiser."""
         return self.optimizer([parameter], **dict(self.options))
 
 
-def _convert(value: Any) -> Any:
-    """Turn all tensors of a nested container into arrays and all arrays into tensors of their own, to the last bit."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().numpy()
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value)
+def _kept(value: Any, *, as_arrays: bool) -> Any:
+    """Take what an optimiser remembers into a state, to the last bit: tensors as arrays, or as they are."""
+    return _mapped(value, lambda entry: entry.detach().numpy() if as_arrays else entry.detach())
+
+
+def _loaded(value: Any) -> Any:
+    """Give an optimiser what it remembers, as tensors of its own: it writes to them."""
+    return _mapped(value, lambda entry: torch.tensor(entry) if isinstance(entry, np.ndarray) else entry.clone())
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Change all tensors and arrays of a nested container."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return change(value)
     if isinstance(value, dict):
-        return {key: _convert(entry) for key, entry in value.items()}
+        return {key: _mapped(entry, change) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_convert(entry) for entry in value)
+        return type(value)(_mapped(entry, change) for entry in value)
     return value
