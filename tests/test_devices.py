@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ import torch
 from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
 from kanmg.evaluators.gpu import GPUEvaluator
-from kanmg.evaluators.gpu_launch import CudaKernels, Limits, geometry
+from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, geometry, num_blocks
+from kanmg.evaluators.gpu_source import CallArguments
 from kanmg.hierarchy import uniform_hierarchy
 from kanmg.testing.cases import NETWORKS
 
@@ -25,19 +27,27 @@ class FakeCuPy:
         self.calls = []
         self.cuda = SimpleNamespace(
             is_available=lambda: is_available,
-            Device=self.device,
-            ExternalStream=lambda pointer, device: contextlib.nullcontext(("stream", pointer, device)),
+            Device=lambda _: SimpleNamespace(
+                attributes={"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}
+            ),
+            driver=SimpleNamespace(
+                launchKernel=self.launch,
+                occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared_bytes: 2,  # noqa: ARG005
+            ),
         )
+        self.functions = []
 
-    def device(self, index):
-        @contextlib.contextmanager
-        def entered():
-            self.calls.append(("device", index))
-            yield
+    def launch(self, function, *sizes):
+        *grid, stream, parameters, extra = sizes
+        assert extra == 0
+        call = CallArguments.from_address(ctypes.c_void_p.from_address(parameters).value)
+        name = self.functions[function]
+        self.calls.append((name.name, *grid, stream, call.samples, name.max_dynamic_shared_size_bytes))
 
-        manager = entered()
-        manager.attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}
-        return manager
+    @contextlib.contextmanager
+    def entered(self, index):
+        self.calls.append(("device", index))
+        yield
 
     def RawModule(self, *, code, options, name_expressions):  # noqa: N802 - CuPy's name
         assert "KERNEL differentiate" in code
@@ -46,15 +56,9 @@ class FakeCuPy:
 
     def function(self, name, name_expressions):
         assert (name,) == name_expressions
-        calls = self.calls
-
-        class Function:
-            max_dynamic_shared_size_bytes = 0
-
-            def __call__(self, blocks, threads, arguments, *, shared_mem):
-                calls.append((name, blocks, threads, arguments, shared_mem, self.max_dynamic_shared_size_bytes))
-
-        return Function()
+        kernel = SimpleNamespace(ptr=len(self.functions))
+        self.functions.append(SimpleNamespace(name=name, kernel=kernel, max_dynamic_shared_size_bytes=0))
+        return self.functions[-1]
 
 
 @pytest.fixture
@@ -65,6 +69,7 @@ def two_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", cupy.entered)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=100 + device))
     return cupy
 
@@ -109,31 +114,45 @@ def test_evaluators_belong_to_devices() -> None:
         GPUEvaluator(NETWORKS["cubic"], "float64", "cpu")
 
 
-def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices) -> None:
-    kernels = CudaKernels(1, "float", 4)
+@pytest.mark.parametrize("index", [0, 1])
+def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices, index) -> None:
+    """Device 1 is the current one; on another one the launch happens inside a `with` statement."""
+    kernels = CudaKernels(index, "float", 4, 64)
     assert kernels.limits == Limits(132, 232448)
     for _ in range(2):
-        kernels.launch("differentiate", 1, 7, 64, 1000, [1, 2, 3])
-    launch = ("differentiate<float, 4, 2>", (7,), (64,), (1, 2, 3), 1000, 232448)
-    assert two_devices.calls == [("device", 1), launch] * 2
-    with devices.current_stream(1) as stream:
-        assert stream == ("stream", 101, 1)
+        kernels.launch(CallArguments(samples=5), Launch("differentiate", 2, 7, 64, 1000), Launch("merge", 0, 1, 256))
+    sizes = [("differentiate<float, 4, 2>", 7, 1, 1, 64, 1, 1, 1000), ("merge<float>", 1, 1, 1, 256, 1, 1, 0)]
+    launches = [(*launch, 100 + index, 5, 232448) for launch in sizes]
+    assert two_devices.calls == 2 * ([*[("device", 0)] * (index == 0), *launches])
+    assert kernels.resident("differentiate", 2, 64, 1000) == 2 * 132
+    assert devices.current_stream(1) == 101
+
+
+H200 = Limits(132, 232448)
+SMALL = {"tile": 64, "functions": 15, "layers": [(20, 260), (100, 1300), (10, 130)], "itemsize": 8}
 
 
 def test_launches_fit_the_device() -> None:
-    small = {"num_samples": 10**6, "functions": 15, "num_coefficients": 130 * 12, "itemsize": 8}
-    h200 = Limits(132, 232448)
-    fits = geometry(h200, entries=115, **small)
-    assert (fits.threads, fits.scratch_entries, fits.gradient_is_shared) == (128, 0, True)
-    wide = geometry(h200, entries=5 * 131, **small)
-    assert (wide.threads, wide.scratch_entries) == (32, 0)
-    huge = geometry(h200, entries=10**5, **small)
-    assert huge.threads == 128
-    assert huge.scratch_entries == huge.blocks * 129 * 10**5
-    assert huge.scratch_entries * 8 <= 1 << 28
-    many = geometry(h200, entries=115, **(small | {"num_coefficients": 10**6}))
-    assert (many.blocks, many.gradient_is_shared) == (33, False)
-    assert geometry(h200, entries=115, **(small | {"num_samples": 0})).blocks == 1
+    fits = geometry(H200, entries=115, **SMALL)
+    assert (fits.threads, fits.scratch_entries, fits.theta_is_shared, fits.copies) == (128, 0, True, 4)
+    assert fits.shared_bytes <= H200.shared_bytes // 2
+    alone = geometry(H200, entries=5 * 50, **SMALL)
+    assert (alone.threads, alone.scratch_entries, alone.copies) == (256, 0, 8)
+    huge = geometry(H200, entries=10**5, **SMALL)
+    assert (huge.threads, huge.scratch_entries) == (128, 65 * 10**5)
+    many = geometry(H200, entries=115, **(SMALL | {"layers": [(100, 10**6)]}))
+    assert (many.threads, many.theta_is_shared, many.copies) == (128, False, 0)
+
+
+def test_blocks_are_as_many_as_run_together_or_find_work_or_have_memory() -> None:
+    fits = geometry(H200, entries=115, **SMALL)
+    options = {"resident": 264, "num_coefficients": 1690, "itemsize": 8}
+    assert num_blocks(fits, num_tiles=10**4, **options) == 264
+    assert num_blocks(fits, num_tiles=7, **options) == 7
+    assert num_blocks(fits, num_tiles=0, **options) == 1
+    assert num_blocks(fits, num_tiles=10**4, **(options | {"num_coefficients": 10**6})) == (1 << 28) // (8 * 10**6)
+    huge = geometry(H200, entries=10**5, **SMALL)
+    assert num_blocks(huge, num_tiles=10**4, **options) == (1 << 28) // (8 * 65 * 10**5)
 
 
 def test_arrays_that_are_elsewhere_are_refused() -> None:

@@ -188,9 +188,11 @@ class GPUEvaluator(DeviceEvaluator):
             for rows in self._rows(len(points)):
                 call = self._call(points, rows)
                 _compare(call, targets, rows)
-                losses = self._losses(call, self._sweep_of("evaluate", call.samples, 0).blocks)
-                self._sweep("evaluate", call, coefficients)
-                loss += losses[:-1].sum().item()
+                sweep = self._sweep_of("evaluate", call.samples, 0)
+                losses = torch.empty(sweep.launch.blocks, dtype=torch.float64, device=self.device)
+                call.losses = losses.data_ptr()
+                self._start(sweep, call, coefficients)
+                loss += losses.sum().item()
             self._check_status()
             return loss
 
@@ -302,29 +304,23 @@ class GPUEvaluator(DeviceEvaluator):
         self, call: CallArguments, theta: torch.Tensor, before: torch.Tensor | None, directions: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum losses and gradients of the samples, the blocks' sums in their order; add the gradient before."""
-        blocks = self._sweep_of("differentiate", call.samples, directions).blocks
-        losses, partials, gradient = (
-            self._losses(call, blocks),
-            self._empty(blocks, self._size),
-            self._empty(len(theta)),
-        )
-        call.partials, call.num_partials, call.values = partials.data_ptr(), blocks, gradient.data_ptr()
-        merging = merge_blocks(len(theta), MAX_THREADS // MERGE_GROUPS)
-        merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
-        self._sweep("differentiate", call, theta, merge, directions=directions)
-        return losses[-1], gradient if before is None else before.add_(gradient)
+        sweep = self._sweep_of("differentiate", call.samples, directions)
+        # The blocks' losses, their sum, the blocks' gradients: one piece of memory, because asking for it takes time.
+        blocks, num_losses = sweep.launch.blocks, sweep.launch.blocks + 1
+        room = num_losses + -(-blocks * self._size * self.dtype.itemsize // 8)
+        work = torch.empty(room, dtype=torch.float64, device=self.device)
+        gradient = self._empty(self.network.num_coefficients)
+        call.losses = work.data_ptr()
+        call.partials, call.num_partials, call.values = call.losses + 8 * num_losses, blocks, gradient.data_ptr()
+        self._start(sweep, call, theta)
+        return work[blocks], gradient if before is None else before.add_(gradient)
 
-    def _losses(self, call: CallArguments, blocks: int) -> torch.Tensor:
-        """Make room for the blocks' losses, and their sum behind them."""
-        losses = torch.empty(blocks + 1, dtype=torch.float64, device=self.device)
-        call.losses = losses.data_ptr()
-        return losses
+    def _sweep(self, kernel: str, call: CallArguments, theta: torch.Tensor, *, directions: int = 0) -> None:
+        """Launch a kernel that takes samples through the network."""
+        self._start(self._sweep_of(kernel, call.samples, directions), call, theta)
 
-    def _sweep(
-        self, kernel: str, call: CallArguments, theta: torch.Tensor, *further: Launch, directions: int = 0
-    ) -> None:
-        """Launch a kernel that takes samples through the network, and what is to follow."""
-        sweep = self._sweep_of(kernel, call.samples, directions)
+    def _start(self, sweep: _Sweep, call: CallArguments, theta: torch.Tensor) -> None:
+        """Launch a kernel whose memory is chosen, and what is to follow."""
         shape = sweep.shape
         call.layers, call.num_sums = sweep.layers.data_ptr(), sweep.num_sums
         call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.copies > 0
@@ -332,28 +328,33 @@ class GPUEvaluator(DeviceEvaluator):
             theta = self._ordered(theta)
         call.theta = theta.data_ptr()
         if shape.scratch_entries:
-            scratch = self._empty(sweep.blocks * shape.scratch_entries)
+            scratch = self._empty(sweep.launch.blocks * shape.scratch_entries)
             call.scratch = scratch.data_ptr()
-        sweep.kernels.launch(call, sweep.launch, *further)
+        sweep.kernels.launch(call, sweep.launch, *sweep.further)
 
     def _sweep_of(self, kernel: str, num_samples: int, directions: int) -> _Sweep:
         """Choose the tile, memory and number of blocks of a launch; always the same for the same numbers."""
         key = kernel, num_samples, directions
         if key not in self._launches:
-            tile, shape = self._shape(kernel, directions)
-            kernels = self._kernels[tile]
-            blocks = num_blocks(
-                shape,
-                num_tiles=-(-num_samples // tile),
-                resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
-                num_coefficients=self._size if kernel == "differentiate" else 0,
-                itemsize=self.dtype.itemsize,
-            )
-            launch = Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes)
-            layers, num_sums = with_copies(self._layers, shape)
-            table = torch.from_numpy(layers).to(self.device)
-            self._launches[key] = _Sweep(kernels, shape, launch, table, num_sums)
+            self._launches[key] = self._new_sweep(*key)
         return self._launches[key]
+
+    def _new_sweep(self, kernel: str, num_samples: int, directions: int) -> _Sweep:
+        tile, shape = self._shape(kernel, directions)
+        kernels, wants_gradient = self._kernels[tile], kernel == "differentiate"
+        blocks = num_blocks(
+            shape,
+            num_tiles=-(-num_samples // tile),
+            resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
+            num_coefficients=self._size * wants_gradient,
+            itemsize=self.dtype.itemsize,
+        )
+        launch = Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes)
+        merging = merge_blocks(self.network.num_coefficients, MAX_THREADS // MERGE_GROUPS)
+        merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
+        layers, num_sums = with_copies(self._layers, shape)
+        table = torch.from_numpy(layers).to(self.device)
+        return _Sweep(kernels, shape, launch, (merge,) if wants_gradient else (), table, num_sums)
 
     def _shape(self, kernel: str, directions: int) -> tuple[int, Geometry]:
         """Choose the largest tile whose jets fit into shared memory, and what else does."""
@@ -407,12 +408,9 @@ class _Sweep(NamedTuple):
     kernels: Kernels
     shape: Geometry
     launch: Launch
+    further: tuple[Launch, ...]
     layers: torch.Tensor
     num_sums: int
-
-    @property
-    def blocks(self) -> int:
-        return self.launch.blocks
 
 
 def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:

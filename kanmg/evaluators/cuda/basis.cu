@@ -76,34 +76,31 @@ DEVICE Place<T> locate(T x, const Layer &layer, int p, const T *tables, long lon
     return place;
 }
 
-// Power coefficients of the uniform B-splines on a cell of length one, (power, function), known to the compiler:
+// Power coefficients of the uniform B-splines on a cell of length one and of their derivatives, (derivative, power,
+// function), known to the compiler:
 //     B^k_s(t) = ((t + k - s) B^{k-1}_{s-1}(t) + (1 + s - t) B^{k-1}_s(t)) / k,
 // the recursion of Cox and de Boor with the knots at integers.
-template <int DEGREE> struct Cardinal {
-    double powers[DEGREE + 1][DEGREE + 1];
+template <int DEGREE, int LEVELS> struct Cardinal {
+    double at[LEVELS][DEGREE + 1][DEGREE + 1];
 
-    DEVICE constexpr Cardinal() : powers{} {
+    DEVICE constexpr Cardinal() : at{} {
+        auto &powers = at[0];
         powers[0][0] = 1;
         for (int k = 1; k <= DEGREE; ++k) {
             // Downwards, because a number depends on those of lower powers and functions.
             for (int s = k; s >= 0; --s) {
                 for (int j = k; j >= 0; --j) {
-                    double sum = 0;
-                    if (s > 0 && j > 0) sum += powers[j - 1][s - 1];
+                    double sum = (1 + s) * powers[j][s];
                     if (s > 0) sum += (k - s) * powers[j][s - 1];
+                    if (s > 0 && j > 0) sum += powers[j - 1][s - 1];
                     if (j > 0) sum -= powers[j - 1][s];
-                    sum += (1 + s) * powers[j][s];
                     powers[j][s] = sum / k;
                 }
             }
         }
-    }
-
-    // The coefficient of t^j in the derivative of function s of an order.
-    DEVICE constexpr double derivative(int order, int j, int s) const {
-        double result = powers[j + order][s];
-        for (int i = 1; i <= order; ++i) result *= j + i;
-        return result;
+        for (int level = 1; level < LEVELS; ++level)
+            for (int j = 0; j < DEGREE; ++j)
+                for (int s = 0; s <= DEGREE; ++s) at[level][j][s] = (j + 1) * at[level - 1][j + 1][s];
     }
 };
 
@@ -131,12 +128,12 @@ template <typename T, int DEGREE, int LEVELS> struct Functions {
     }
 
     DEVICE void from_constants(const Place<T> &place) {
-        constexpr Cardinal<DEGREE> cardinal;
+        constexpr Cardinal<DEGREE, LEVELS> cardinal;
         UNROLL for (int level = 0; level < LEVELS; ++level) {
             UNROLL for (int s = 0; s <= DEGREE; ++s) {
                 T sum = 0;
                 UNROLL for (int j = DEGREE; j >= 0; --j)
-                    if (j + level <= DEGREE) sum = place.t * sum + static_cast<T>(cardinal.derivative(level, j, s));
+                    if (j + level <= DEGREE) sum = place.t * sum + static_cast<T>(cardinal.at[level][j][s]);
                 at[level][s] = sum;
             }
         }
