@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kanmg.evaluators.gpu_launch import all_expressions
-from kanmg.evaluators.gpu_source import FIELDS, KERNELS, OPTIONS, source
+from kanmg.evaluators.gpu_source import FIELDS, KERNELS, OPTIONS, TILES, source
 from kanmg.splines._checks import MAX_DEGREE
 
 
@@ -26,11 +26,11 @@ NVRTC = nvrtc_path()
 needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="NVRTC is not installed: the wheel nvidia-cuda-nvrtc")
 
 
-def compiled(names, architecture):
+def compiled(names, architecture, tile=TILES[0]):
     """Compile instances of kernels; returns the status and what the compiler says."""
     nvrtc = ctypes.CDLL(str(NVRTC))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source().encode(), b"kanmg.cu", 0, None, None) == 0
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(tile).encode(), b"kanmg.cu", 0, None, None) == 0
     for name in names:
         assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
     options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}")]
@@ -49,6 +49,14 @@ def compiled(names, architecture):
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_every_instance_compiles(architecture, type_name, degree):
     assert compiled(all_expressions(type_name, degree), architecture) == (0, "")
+
+
+# What a tile is changes distances between numbers only.
+@needs_nvrtc
+@pytest.mark.parametrize("type_name", ["double", "float"])
+@pytest.mark.parametrize("tile", TILES[1:])
+def test_smaller_tiles_compile(tile, type_name):
+    assert compiled(all_expressions(type_name, 5), "compute_80", tile) == (0, "")
 
 
 @needs_nvrtc
