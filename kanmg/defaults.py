@@ -152,6 +152,7 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
         idle=0.1,
         refit=2 if has_choice else 0,
         hold_back=part,
+        fair=True,
     )
     reason = _reason(networks[-1], method.steps, starts)
     number = problem.num_validation or round(part * problem.num_samples)
