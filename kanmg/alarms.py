@@ -19,6 +19,9 @@ UNSEEN_OVER_SEEN = 10.0
 # Losses below this part of the first one are rounding errors, or exactly 0.
 ROUNDING = 1e-30
 
+# Errors beside the samples that are so many times those at the samples: the square root of it.
+OPEN = 1000.0
+
 # A loss that rises so many times when the points change was one of too few points.
 RISE_WITH_POINTS = 100.0
 
@@ -44,7 +47,8 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
         What is wrong, with numbers, and what to do about it; empty if there is no sign.
     """
     found = []
-    known = [record for record in records if record.level == level and not math.isnan(record.validation_loss)]
+    steps = [record for record in records if record.event != "probe"]
+    known = [record for record in steps if record.level == level and not math.isnan(record.validation_loss)]
     # The solution is one of these, or the record beside it; the later one if several have its loss.
     nearest = min(reversed(known), key=lambda record: abs(record.loss - loss), default=None)
     unseen = math.nan if nearest is None else nearest.validation_loss
@@ -53,14 +57,21 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
         found.append(
             f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         )
-    for before, record in itertools.pairwise(records):
+    found += [
+        f"Beside the samples, in the box that holds them, a loss of {record.validation_loss:.1e} is to be expected, "
+        f"{record.validation_loss / loss:.2g} times their own: they leave open what the solution is there. Use more "
+        "samples, where there are none, or fewer cells."
+        for record in records
+        if record.event == "probe" and record.level == level and record.validation_loss > OPEN * loss > 0.0
+    ]
+    for before, record in itertools.pairwise(steps):
         if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss > 0.0:
             found.append(
                 f"The loss rose from {before.loss:.1e} to {record.loss:.1e} when level {level} was reached, whose "
                 "points are others: the level before had too few. Raise `coarse_fraction`, or try another `seed`."
             )
     # What comes after the last step is no step.
-    last = next((record for record in reversed(records) if record.event != "fair"), None)
+    last = next((record for record in reversed(steps) if record.event != "fair"), None)
     first = _first(record.gradient_norm for record in records)
     has_stopped = last is not None and last.event == "smooth" and last.step_size == 0.0 and math.isfinite(last.loss)
     if last is not None and has_stopped and last.gradient_norm > FLAT * first:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanmg.alarms import find_alarms
+from kanmg.coverage import expected_loss
 from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
 from kanmg.event import Event
 from kanmg.fairing import fair
@@ -284,7 +285,7 @@ class Run:
 
     def _finish(self, status: Status) -> Solution:
         """Write the last checkpoint and make the solution."""
-        if self._program.fair and status in _COMPLETE and self._history[-1].event != "fair":
+        if self._program.fair and status in _COMPLETE and self._history[-1].event not in {"fair", "probe"}:
             status = self._fair(status)
         # What a resumed run would not evaluate is evaluated after the checkpoint.
         self._write(status)
@@ -310,6 +311,10 @@ class Run:
                 event = Event("fair", best.level, found.theta, found.loss, found.gradient_norm, length)
                 held_back = math.nan if found.held_back is None else found.held_back
                 self._record(event, self._machine.position.cycle, held_back)
+                expected = expected_loss(self._problem, level, found.theta, found.loss)
+                if math.isfinite(expected):
+                    event = Event("probe", best.level, found.theta, math.nan)
+                    self._record(event, self._machine.position.cycle, expected)
         except KeyboardInterrupt:
             return Status.INTERRUPTED
         return status

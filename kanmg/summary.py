@@ -69,9 +69,10 @@ def _describe_level(machine: Machine, monitor: Monitor) -> str:
 
 def _describe_fairing(history: History) -> str:
     """Say whether coefficients were moved at the end."""
-    if history[-1].event != "fair":
+    faired = next((record for record in reversed(history) if record.event == "fair"), None)
+    if faired is None:
         return ""
-    if history[-1].step_size:
+    if faired.step_size:
         return "Fairing moved coefficients that the data hardly determine to where the splines are smoothest."
     return "Fairing changed nothing: smoother splines do not fit as well."
 

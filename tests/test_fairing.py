@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 import kanmg
+from kanmg.coverage import expected_loss
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.fairing import FairedObjective, fair, jumps
 from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import knots_from_breakpoints
 
 LM = kanmg.LevenbergMarquardt()
+X = np.linspace(-1.0, 1.0, 41)[:, None]
 BREAKPOINTS = np.array([-1.0, -0.7, -0.1, 0.0, 0.6, 1.0])
 
 
@@ -191,13 +194,18 @@ def test_what_a_run_leaves_beside_the_samples_is_mended_and_the_last_record_says
     assert error(level, plain.coefficients) > 10.0
     assert error(level, solution.coefficients) < 1e-2
     assert 0.9 * plain.loss < solution.loss <= 1.05 * plain.loss
-    record = solution.history[-1]
+    record, probe = solution.history[-2:]
     assert (record.event, record.level, record.step_size) == ("fair", 0, 1.0)
     assert record.loss == solution.loss
     assert record.step > plain.history[-1].step
     assert solution.work_units == record.work_units > plain.work_units
     assert "Fairing moved coefficients" in solution.message
     assert "Fairing" not in plain.message
+    # All coefficients of the box that holds the samples are seen by some.
+    assert (probe.event, probe.level) == ("probe", 0)
+    assert probe.validation_loss < solution.loss
+    assert math.isnan(probe.loss)
+    assert probe not in solution.history.course()
 
 
 def test_losses_at_held_back_points_rise_little():
@@ -205,7 +213,7 @@ def test_losses_at_held_back_points_rise_little():
     plain = kanmg.solve(problem, hierarchy, method=dataclasses.replace(METHOD, fair=False))
     solution = kanmg.solve(problem, hierarchy, method=METHOD)
     assert solution.loss <= 1.05 * plain.loss
-    assert solution.history[-1].validation_loss <= 1.2 * np.nanmin(plain.history.column("validation_loss"))
+    assert solution.history[-2].validation_loss <= 1.2 * np.nanmin(plain.history.column("validation_loss"))
 
 
 def test_a_run_that_goes_on_has_the_same_bits_and_a_complete_one_is_not_faired_again(tmp_path):
@@ -219,7 +227,7 @@ def test_a_run_that_goes_on_has_the_same_bits_and_a_complete_one_is_not_faired_a
             raise StopIteration
 
     stopped = kanmg.solve(problem, hierarchy, method=METHOD, checkpoint=path, callback=stop)
-    assert stopped.history[-1].event != "fair"
+    assert stopped.history[-1].event == "smooth"
     for _ in range(2):
         solution = kanmg.solve(problem, hierarchy, method=METHOD, checkpoint=path)
         np.testing.assert_array_equal(solution.coefficients, expected.coefficients)
@@ -232,7 +240,7 @@ def test_a_tolerance_that_was_met_remains_met():
     solution = kanmg.solve(problem, hierarchy, method=METHOD, atol=1e-10)
     assert solution.status.name == "CONVERGED"
     assert solution.loss <= 1e-10
-    assert solution.history[-1].event == "fair"
+    assert solution.history[-2].event == "fair"
 
 
 def test_an_interrupt_leaves_what_was_reached(monkeypatch):
@@ -260,7 +268,7 @@ def test_any_cycle_and_smoother_can_be_faired_but_not_what_is_no_sum_of_squares(
     problem, hierarchy = make()
     method = kanmg.FullMultigrid(kanmg.LBFGS(), steps=5, coarse_steps=20, fair=True)
     solution = kanmg.solve(problem, hierarchy, method=method)
-    assert solution.history[-1].event == "fair"
+    assert solution.history[-2].event == "fair"
     batches = kanmg.Regression(problem.training_inputs(), problem.training_inputs()[:, 0], batch_size=50)
     adam = kanmg.NestedIteration(kanmg.Adam(), steps=2, fair=True)
     with pytest.raises(KanmgValueError, match="mini-batches"):
@@ -279,3 +287,54 @@ def test_options_that_do_not_fit_are_named():
 def test_the_default_of_regressions_is_faired():
     problem, hierarchy = make()
     assert kanmg.default_method(problem, hierarchy).fair
+
+
+# ------------------------------------------------------------------------------------------------------------- coverage
+
+
+def line(x, y, degree=3, cells=8):
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=degree, num_intervals=cells, num_levels=1, evaluator="reference")
+    return kanmg.Regression(x, y), hierarchy
+
+
+def test_the_expected_loss_is_the_variance_of_the_fit():
+    """Of one spline with Gaussian noise, for which the formula is exact."""
+    x = np.random.default_rng(0).uniform(-1.0, 1.0, (200, 1))
+    noise = 1e-3
+    dense = np.linspace(x.min(), x.max(), 2000)[:, None]
+    _, hierarchy = line(x, x)
+    basis = [level_basis(hierarchy[0], points) for points in (x, dense)]
+    projected = basis[1] @ np.linalg.pinv(basis[0])
+    samples = noise * np.random.default_rng(1).standard_normal((len(x), 400))
+    y, error = samples[:, :1], np.mean((projected @ samples) ** 2)
+    theta = np.linalg.lstsq(basis[0], y[:, 0])[0]
+    expected = expected_loss(kanmg.Regression(x, y), hierarchy[0], theta, noise**2)
+    # Both are means over random points of a variance that is largest at the ends.
+    np.testing.assert_allclose(error, expected, rtol=0.2)
+    assert expected_loss(kanmg.Regression(x, 2.0 * y), hierarchy[0], theta, 1.0) == pytest.approx(expected / noise**2)
+    # Units of the data make no difference.
+    scaled = kanmg.Regression(x, 1e3 * y)
+    np.testing.assert_allclose(expected_loss(scaled, hierarchy[0], 1e3 * theta, 1.0), expected / noise**2, rtol=1e-9)
+
+
+def level_basis(level, points):
+    units = np.eye(level.network.num_coefficients)
+    return np.stack([level.evaluator.value(unit, points)[:, 0] for unit in units], axis=1)
+
+
+def test_a_gap_between_samples_raises_an_alarm_and_enough_of_them_do_not():
+    x = np.linspace(-1.0, 1.0, 201)[:, None]
+    method = kanmg.NestedIteration(LM, steps=5, fair=True)
+    for samples, is_open in ((x, False), (x[np.abs(x[:, 0] - 0.1) > 0.5], True)):
+        problem, hierarchy = line(samples, np.exp(3.0 * samples))
+        solution = kanmg.solve(problem, hierarchy, method=method)
+        alarms = [alarm for alarm in solution.alarms if alarm.startswith("Beside the samples")]
+        assert bool(alarms) is is_open
+        assert all(alarm in solution.message for alarm in alarms)
+
+
+def test_equations_have_no_samples():
+    term = kanmg.Term("fit", lambda x, u: u.value - x[:, 0], X)
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])
+    level = line(X, X)[1][0]
+    assert math.isnan(expected_loss(problem, level, np.zeros(level.network.num_coefficients), 1.0))

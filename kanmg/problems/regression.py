@@ -272,6 +272,19 @@ class Regression(Problem):
         part._set_samples(self._samples.take(chosen), batch_size)  # noqa: SLF001 - another regression
         return part
 
+    def probing(self, x: Array) -> Regression:
+        """Return the regression of zero values at other points, in the same units of loss.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, d)
+        """
+        other = copy.copy(self)
+        other._validation = None  # noqa: SLF001 - another regression, here and below
+        samples = Samples.from_user(x, np.zeros((len(x), self.num_outputs), self.dtype), None)
+        other._set_samples(samples, None)  # noqa: SLF001
+        return other
+
     def holding_back(self, part: float) -> Regression:
         if self._validation is not None or not 0 < round(part * self.num_samples) < self.num_samples:
             return self
