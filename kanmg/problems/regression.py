@@ -87,6 +87,11 @@ class Regression(Problem):
     loss and gradient unbiased estimates: their mean over an epoch, weighted with the sizes of the batches, is the full
     loss and gradient.
 
+    Errors of all outputs count alike, in units of the data, and `kanmg.solve` scales all outputs by one number. An
+    output whose values are far smaller than another one's, by 1e6 say, is therefore not fitted: divide the columns of
+    `y` by their sizes, and multiply what the solution returns. Squares of values must be normal numbers, too: scale
+    values beyond 1e75 or below 1e-75.
+
     The evaluator sweeps over the arrays themselves, unless `batch_size`, a fraction for `validation` or `subset` choose
     samples. These are named by index arrays (4 bytes per sample) and copied chunk by chunk, a megabyte at a time.
 
