@@ -1,8 +1,7 @@
 """Accuracy of the default method: errors on unseen points, over seeds, for the gallery's problems.
 
 Every row is solved by `kanmg.solve(problem, hierarchy)` with no further option but the seed, which changes points and
-starts, from compiled kernels; but for KAN-1, which is given Levenberg-Marquardt: the default for regressions has to
-bear noise. The error is the relative L2 error on 10,000 unseen points (KAN-1: the root of the mean
+starts, from compiled kernels. The error is the relative L2 error on 10,000 unseen points (KAN-1: the root of the mean
 squared error; inverse Burgers: the relative error of nu).
 """
 

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kanmg.history import Record
 
@@ -15,6 +15,12 @@ __all__ = ["find_alarms"]
 
 # A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
 UNSEEN_OVER_SEEN = 10.0
+
+# Losses below this part of the first one are rounding errors, or exactly 0.
+ROUNDING = 1e-30
+
+# Errors beside the samples that are so many times those at the samples: the square root of it.
+OPEN = 1000.0
 
 # A loss that rises so many times when the points change was one of too few points.
 RISE_WITH_POINTS = 100.0
@@ -41,24 +47,32 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
         What is wrong, with numbers, and what to do about it; empty if there is no sign.
     """
     found = []
-    known = [record for record in records if record.level == level and not math.isnan(record.validation_loss)]
+    steps = [record for record in records if record.event != "probe"]
+    known = [record for record in steps if record.level == level and not math.isnan(record.validation_loss)]
     # The solution is one of these, or the record beside it; the later one if several have its loss.
     nearest = min(reversed(known), key=lambda record: abs(record.loss - loss), default=None)
     unseen = math.nan if nearest is None else nearest.validation_loss
-    if unseen > UNSEEN_OVER_SEEN * loss > 0.0:
+    if unseen > UNSEEN_OVER_SEEN * max(loss, ROUNDING * _first(record.loss for record in records)):
+        times = f"{unseen / loss:.3g} times that of the others" if loss > 0.0 else "and that of the others 0"
         found.append(
-            f"At held-back points the loss is {unseen:.1e}, {unseen / loss:.3g} times that of the others: use more "
-            "points or samples, or fewer cells."
+            f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         )
-    for before, record in itertools.pairwise(records):
+    found += [
+        f"Beside the samples, in the box that holds them, a loss of {record.validation_loss:.1e} is to be expected, "
+        f"{record.validation_loss / loss:.2g} times their own: they leave open what the solution is there. Use more "
+        "samples, where there are none, or fewer cells."
+        for record in records
+        if record.event == "probe" and record.level == level and record.validation_loss > OPEN * loss > 0.0
+    ]
+    for before, record in itertools.pairwise(steps):
         if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss > 0.0:
             found.append(
                 f"The loss rose from {before.loss:.1e} to {record.loss:.1e} when level {level} was reached, whose "
                 "points are others: the level before had too few. Raise `coarse_fraction`, or try another `seed`."
             )
-    last = records[-1] if len(records) else None
-    norms = (record.gradient_norm for record in records)
-    first = next((norm for norm in norms if not math.isnan(norm)), math.nan)
+    # What comes after the last step is no step.
+    last = next((record for record in reversed(steps) if record.event != "fair"), None)
+    first = _first(record.gradient_norm for record in records)
     has_stopped = last is not None and last.event == "smooth" and last.step_size == 0.0 and math.isfinite(last.loss)
     if last is not None and has_stopped and last.gradient_norm > FLAT * first:
         found.append(
@@ -66,3 +80,8 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
             "loss: try another `seed`, more starts, or another smoother."
         )
     return tuple(found)
+
+
+def _first(numbers: Iterable[float]) -> float:
+    """Return the first one that is no NaN."""
+    return next((number for number in numbers if not math.isnan(number)), math.nan)

@@ -16,6 +16,7 @@ from kanmg.weighting import Attention, Balance
 __all__ = [
     "check_continuation",
     "check_correction",
+    "check_fairing",
     "check_fraction",
     "check_smoothers",
     "check_starts",
@@ -88,6 +89,20 @@ def check_weighting(cycle: Any) -> None:
                 f"`{owner}` got `refit={cycle.refit}` and `{name}`: losses before and after `refit` are compared, but "
                 "weighted ones do not compare. Leave out one of the two."
             )
+
+
+def check_fairing(cycle: Any) -> None:
+    """Refuse what is no switch, and what changes the loss that is compared before and after."""
+    owner = type(cycle).__name__
+    if not isinstance(cycle.fair, bool):
+        raise KanmgTypeError(f"`{owner}` got `fair={cycle.fair!r}`. Pass True or False.")
+    others = {"redraw": cycle.redraw > 0.0, "attention": cycle.attention, "balance": cycle.balance}
+    changing = [name for name, is_given in others.items() if is_given]
+    if cycle.fair and changing:
+        raise KanmgValueError(
+            f"`{owner}` got `fair=True` and `{changing[0]}`: what is faired is a minimum of the loss on the problem's "
+            "own points and weights. Leave out one of the two."
+        )
 
 
 def check_correction(cycle: Any) -> None:

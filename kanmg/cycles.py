@@ -14,6 +14,7 @@ from kanmg.continuation import Continuation, as_continuation
 from kanmg.cycle_options import (
     check_continuation,
     check_correction,
+    check_fairing,
     check_fraction,
     check_smoothers,
     check_starts,
@@ -110,6 +111,10 @@ class NestedIteration(Cycle):
         Records and tolerances see the weighted loss, `solution.loss` is that of the problem as it is stated.
     balance : Balance, optional
         How terms are weighed against each other, then as well. Smoothers begin anew with the weights.
+    fair : bool, default False
+        Whether coefficients that the data hardly determine are moved at the end, so that the splines become smoothest
+        and the losses rise by 5 % at most: see `kanmg.fairing.fair`. What lies beside the samples is mended most, such
+        as the corners of a box. For losses that are sums of squares, seen as a whole.
 
     Notes
     -----
@@ -139,6 +144,7 @@ class NestedIteration(Cycle):
     coarse_smoother: Smoother[Any] | None = None
     attention: Attention | None = None
     balance: Balance | None = None
+    fair: bool = False
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -148,6 +154,7 @@ class NestedIteration(Cycle):
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
+        check_fairing(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
@@ -185,7 +192,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle, redraw, refit, hold_back, attention, balance
+    continuation, idle, redraw, refit, hold_back, attention, balance, fair
         As for `NestedIteration`.
 
     Notes
@@ -231,6 +238,7 @@ class VCycle(Cycle):
     hold_back: float = 0.0
     attention: Attention | None = None
     balance: Balance | None = None
+    fair: bool = False
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -241,6 +249,7 @@ class VCycle(Cycle):
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
+        check_fairing(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -265,7 +274,7 @@ class FullMultigrid(Cycle):
         Cycles on each level on the way up, and on the finest one.
     gamma, variant, coarse_fraction, coarse_smoother, starts
         As for `VCycle`.
-    continuation, idle, redraw, refit, hold_back, attention, balance
+    continuation, idle, redraw, refit, hold_back, attention, balance, fair
         As for `VCycle`.
 
     Examples
@@ -293,6 +302,7 @@ class FullMultigrid(Cycle):
     hold_back: float = 0.0
     attention: Attention | None = None
     balance: Balance | None = None
+    fair: bool = False
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -307,6 +317,7 @@ class FullMultigrid(Cycle):
         check_continuation(self)
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
+        check_fairing(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
@@ -367,5 +378,5 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
     continuation = as_continuation(type(cycle).__name__, cycle.continuation)
-    names = ("idle", "redraw", "refit", "hold_back", "attention", "balance")
+    names = ("idle", "redraw", "refit", "hold_back", "attention", "balance", "fair")
     return {"continuation": continuation} | {name: getattr(cycle, name) for name in names}

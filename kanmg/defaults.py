@@ -40,6 +40,9 @@ _MOST_WORK_A_STEP = 3e10
 # Coarse levels of equations see so many residuals per coefficient.
 _RESIDUALS_PER_COEFFICIENT = 8
 
+# Levels on which hidden values are moved back into their intervals: what they do outside is a floor of the error.
+_REFITTED = 2
+
 # Acceleration along the step helps networks of so many spline layers, and costs more than it gains in deeper ones.
 _MOST_LAYERS_TO_ACCELERATE = 2
 
@@ -117,6 +120,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
         coarse_fraction=(*coarse, 1.0),
         continuation=Continuation() if problem.can_be_eased else None,
         idle=0.1,
+        refit=_REFITTED if has_choice and not is_deep else 0,
         # Candidates are held back anyway; this makes them choose the level.
         hold_back=_HELD_BACK if problem.can_be_redrawn else 0.0,
     )
@@ -150,8 +154,9 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
         starts=starts,
         coarse_fraction=(*coarse, 1.0),
         idle=0.1,
-        refit=2 if has_choice else 0,
+        refit=_REFITTED if has_choice else 0,
         hold_back=part,
+        fair=True,
     )
     reason = _reason(networks[-1], method.steps, starts)
     number = problem.num_validation or round(part * problem.num_samples)

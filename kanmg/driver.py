@@ -12,6 +12,7 @@ from kanmg.checkpoint import Checkpoint, fingerprint_of_run
 from kanmg.cycles import Cycle
 from kanmg.defaults import choose_method
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
+from kanmg.fairing import FAIRING_SMOOTHER
 from kanmg.hierarchy import Hierarchy
 from kanmg.history import Status
 from kanmg.initialisation import initial_coefficients
@@ -204,6 +205,8 @@ def _check_program(problem: Problem, hierarchy: Hierarchy, program: Program) -> 
             )
         elif isinstance(instruction, Weigh):
             _check_terms(problem, instruction)
+    if program.fair:
+        FAIRING_SMOOTHER.check(problem, hierarchy[-1])
 
 
 def _check_terms(problem: Problem, instruction: Weigh) -> None:

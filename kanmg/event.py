@@ -17,7 +17,7 @@ class Event(NamedTuple):
 
     Attributes
     ----------
-    kind : {"start", "smooth", "choose", "resume", "pose", "redraw", "weigh", "refit", "prolong", "correct"}
+    kind : RecordEvent
     level : int
     theta : ndarray
         The coefficients at which `loss` and `gradient_norm` were evaluated.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTHING_FINITE", "History", "Record", "RecordEvent", "Status"]
 
 RecordEvent: TypeAlias = Literal[
-    "start", "smooth", "choose", "resume", "pose", "redraw", "weigh", "refit", "prolong", "correct"
+    "start", "smooth", "choose", "resume", "pose", "redraw", "weigh", "refit", "prolong", "correct", "fair", "probe"
 ]
 
 
@@ -114,11 +114,12 @@ class Record(NamedTuple):
         Loss on held-back data, where it was evaluated, else NaN.
     step_size : float
         Of the smoother, or of the line search along a correction: 0 if that was rejected; NaN if there was none.
-    event : {"start", "smooth", "choose", "resume", "pose", "redraw", "weigh", "refit", "prolong", "correct"}
+    event : RecordEvent
         Each of several starts begins with "start" and ends with "choose"; the best of them may go on, from "resume" to
         another "choose"; and so does a level from "refit", with hidden values moved back into their intervals. With
         "pose" the level's problem becomes another one, on the way from an easier one; with "redraw" a part of its
-        points becomes others, with "weigh" its weights: losses before and after do not compare.
+        points becomes others, with "weigh" its weights: losses before and after do not compare. "fair" comes after
+        the last step, and "probe", whose `validation_loss` is to be expected in the box that holds the samples.
     """
 
     cycle: int
@@ -224,7 +225,7 @@ class History(Sequence[Record]):
             if record.event == "choose":
                 is_other, best = False, _better(best, record)
                 course.append(best._replace(step=record.step, work_units=record.work_units, seconds=record.seconds))
-            elif not is_other:
+            elif not is_other and record.event != "probe":
                 course.append(record)
         return course
 

@@ -147,6 +147,10 @@ class Machine:
         """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
         return self._stack.work_units
 
+    def add_work(self, work: float) -> None:
+        """Count multiply-adds that were done elsewhere."""
+        self._stack.add_work(work)
+
     def _begins_with_gradient(self, level: int) -> bool:
         """Whether the instruction at hand begins with the gradient at a level's coefficients, from all samples."""
         instruction = self.position.instruction

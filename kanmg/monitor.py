@@ -207,6 +207,13 @@ class Monitor:
         self.consider(theta, loss)
         self.is_settled = True
 
+    def replace_best(self, theta: Array, loss: float, validation_loss: float | None) -> None:
+        """Put other coefficients of the same level in the place of the best ones."""
+        best = self.best
+        best.theta, best.loss, best.score = theta, loss, loss
+        if best is self.validated and validation_loss is not None:
+            best.score = validation_loss
+
     def _leave_level(self, event: Event) -> None:
         """Forget what does not compare with what follows."""
         if not self.chooses_level or event.kind == "pose":

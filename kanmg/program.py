@@ -157,6 +157,8 @@ class Program:
         Part of the samples that each level sees.
     hold_back : float
         Part of the samples that no level sees, and which choose the level of the result.
+    fair : bool
+        Whether the result is faired at the end; see `kanmg.fairing.fair`.
     """
 
     start: int
@@ -165,3 +167,4 @@ class Program:
     num_cycles: int
     fractions: tuple[float, ...]
     hold_back: float = 0.0
+    fair: bool = False

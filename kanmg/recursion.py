@@ -53,6 +53,7 @@ class Plan:
     hold_back: float = 0.0
     attention: Attention | None = None
     balance: Balance | None = None
+    fair: bool = False
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -71,7 +72,7 @@ class Plan:
             if self.climbs or level + 1 == finest:
                 prologue += self.draw_points(level + 1)
         cycle = tuple(self.weighed(finest, self.visit(finest)))
-        return Program(start, tuple(prologue), cycle, num_cycles, fractions, self.hold_back)
+        return Program(start, tuple(prologue), cycle, num_cycles, fractions, self.hold_back, self.fair)
 
     def begin(self, *, is_alone: bool) -> Iterator[Instruction]:
         """Try several starts on the coarsest level, and follow the solution from an easier problem."""

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanmg.alarms import find_alarms
+from kanmg.coverage import expected_loss
 from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
+from kanmg.event import Event
+from kanmg.fairing import fair
 from kanmg.history import NOTHING_FINITE, History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
-from kanmg.program import Draw, Smooth
+from kanmg.program import Smooth
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
+from kanmg.summary import describe
 from kanmg.vectors import to_device, to_host
 
 if TYPE_CHECKING:
@@ -27,12 +31,10 @@ if TYPE_CHECKING:
 
     from kanmg.checkpoint import Checkpoint
     from kanmg.evaluators.base import Array
-    from kanmg.event import Event
     from kanmg.hierarchy import Hierarchy
     from kanmg.problems.base import Problem
     from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
-    from kanmg.weighting import Weights
 
 __all__ = ["VALIDATION_INTERVAL", "Run"]
 
@@ -41,6 +43,9 @@ VALIDATION_INTERVAL = 10
 
 # So many cycles in a row that together lower the loss by less than this part of it are the last.
 IDLE_CYCLES, IDLE_DECREASE = 3, 1e-6
+
+# After these nothing is left to do but what follows the loop.
+_COMPLETE = {Status.FINISHED, Status.STALLED, Status.CONVERGED, Status.TOLERANCE_NOT_MET}
 
 
 class Run:
@@ -179,6 +184,10 @@ class Run:
                 self.monitor.observe(event, validation_loss, machine.theta)
                 if self._epoch > 1:
                     self._confirm(event)
+        self._record(event, cycle, validation_loss)
+
+    def _record(self, event: Event, cycle: int, validation_loss: float) -> None:
+        """Write a record, and show it."""
         seconds = time.perf_counter() - self._begin
         record = Record(
             cycle,
@@ -186,14 +195,14 @@ class Run:
             self._steps,
             event.loss,
             event.gradient_norm,
-            machine.work_units,
+            self._machine.work_units,
             seconds,
             validation_loss,
             event.step_size,
             event.kind,
         )
         self._history.append(record)
-        self._progress.show(record, machine.top, seconds)
+        self._progress.show(record, self._machine.top, seconds)
         if self._callback is not None:
             try:
                 self._callback(record)
@@ -282,11 +291,39 @@ class Run:
 
     def _finish(self, status: Status) -> Solution:
         """Write the last checkpoint and make the solution."""
+        if self._program.fair and status in _COMPLETE and self._history[-1].event not in {"fair", "probe"}:
+            status = self._fair(status)
         # What a resumed run would not evaluate is evaluated after the checkpoint.
         self._write(status)
         if status in {Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED}:
             self._settle()
         return self._solution(status)
+
+    def _fair(self, status: Status) -> Status:
+        """Fair the result of a complete run."""
+        best = self.monitor.best
+        highest = self.monitor.tolerance if status is Status.CONVERGED else math.inf
+        level = self._hierarchy[best.level]
+        try:
+            # Where a trial leaves its interval, the result remains as it is.
+            with Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"), suppress(DomainError):
+                found = fair(self._problem, level, best.theta, highest, lambda: interrupts.requested)
+                if interrupts.requested:
+                    return Status.INTERRUPTED
+                self._machine.add_work(found.work)
+                self._steps += found.steps
+                self.monitor.replace_best(found.theta, found.loss, found.held_back)
+                length = float(found.has_changed)
+                event = Event("fair", best.level, found.theta, found.loss, found.gradient_norm, length)
+                held_back = math.nan if found.held_back is None else found.held_back
+                self._record(event, self._machine.position.cycle, held_back)
+                expected = expected_loss(self._problem, level, found.theta, found.loss)
+                if math.isfinite(expected):
+                    event = Event("probe", best.level, found.theta, math.nan)
+                    self._record(event, self._machine.position.cycle, expected)
+        except KeyboardInterrupt:
+            return Status.INTERRUPTED
+        return status
 
     def _solution(self, status: Status) -> Solution:
         best = self.monitor.best
@@ -320,53 +357,9 @@ class Run:
         tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        described = self._describe_loss(), self._describe_starts(status), self._describe_level()
+        described = describe(self._problem, self._program, self._machine, self.monitor, self._history, status)
         parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
         return " ".join(filter(None, parts))
-
-    def _describe_loss(self) -> str:
-        """Say which loss the records and tolerances belong to, if not to the problem's own points and weights."""
-        weights, loss = self._machine.weights, self.monitor.best.loss
-        drawn = "on the points drawn last" if self._machine.has_drawn else ""
-        weighted = f"with the last weights of {self._describe_weights(weights)}" if weights is not None else ""
-        where = " and ".join(filter(None, (drawn, weighted)))
-        if not where or not loss < math.inf:
-            return ""
-        recorded = " Recorded losses are weighted." if weighted else ""
-        return f"{where[0].upper()}{where[1:]} it is {loss:.3e}.{recorded}"
-
-    def _describe_weights(self, weights: Weights) -> str:
-        """Write the weights of the terms, and whether points have some."""
-        pairs = zip(self._problem.term_weights.items(), weights.factors, strict=True)
-        listed = ", ".join(f"{name} {own * factor:.3g}" for (name, own), factor in pairs)
-        return f"terms ({listed})" if weights.points is None else f"points and terms ({listed})"
-
-    def _describe_level(self) -> str:
-        """Say how the level of the result was chosen."""
-        best = self.monitor.validated
-        if not self.monitor.chooses_level or best is None or self.monitor.best is not best:
-            return ""
-        last = f", of {self._machine.top + 1} that were reached," if self._machine.top else ""
-        return f"Level {best.level}{last} has the lowest loss at held-back points, {best.score:.1e}."
-
-    def _describe_starts(self, status: Status) -> str:
-        """Say how many starts there were, and how far their losses lie apart."""
-        starts = self._history.starts
-        if not len(starts):
-            return ""
-        finite = starts[np.isfinite(starts)]
-        if not len(finite):
-            # The last start that fails ends the run before it is compared.
-            has_ended = status in {Status.NON_FINITE, Status.DIVERGED}
-            number = sum(record.event == "start" for record in self._history) if has_ended else len(starts)
-            return f"{'All ' if has_ended else ''}{number} starts on the coarsest level failed."
-        first = self._program.prologue[0]
-        easier = " of the easiest problem" if isinstance(first, Draw) and first.ease else ""
-        losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}"
-        failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
-        resumed = sum(record.event == "resume" for record in self._history)
-        kept = f"; the best {min(resumed, len(finite))} went on" if resumed else ""
-        return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}{kept}."
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

@@ -204,7 +204,8 @@ class Solution:
         """Signs in the history that the solution is worse than its loss says; they are in `message` too.
 
         A loss at held-back points (samples for validation, or candidates of terms) far above the loss itself, a loss
-        that rose when points changed at a refinement, a smoother that stopped for good.
+        that rose when points changed at a refinement, a smoother that stopped for good; of a regression that was faired
+        also samples that leave the fit open in a part of the box that holds them.
         """
         return find_alarms(self.history, self.level, self.loss)
 

@@ -295,6 +295,10 @@ class Stack:
         """Work so far, in evaluations of loss and gradient on the finest level with all samples."""
         return self.work / self._work_unit
 
+    def add_work(self, work: float) -> None:
+        """Count multiply-adds that were done elsewhere."""
+        self._past_work += work
+
     def restore(self, frames: Sequence[Frame | None], work: float) -> None:
         """Go on from frames and work that were written down."""
         self.frames = list(frames)

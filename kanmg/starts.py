@@ -26,7 +26,7 @@ class Starts:
     fraction : float, default 1.0
         Part of the samples that this smoothing sees, in (0, 1]: the same samples for all starts.
     keep : int, default 1
-        How many of the best go on before the last choice.
+        How many of the best go on before the last choice: with more than 1, for `further_steps`.
     further_steps : int, default 0
         Smoothing steps of each of these; they see the coarsest level's own part of the samples.
 
@@ -72,6 +72,11 @@ class Starts:
             raise KanmgTypeError(f"`Starts` got `fraction={fraction!r}`. Pass a number from (0, 1].")
         if not 0.0 < fraction <= 1.0:
             raise KanmgValueError(f"`Starts` got `fraction={fraction:g}`. It must be positive and at most 1.")
+        if self.keep > 1 and self.further_steps == 0:
+            raise KanmgValueError(
+                f"`Starts` got `keep={self.keep}` without `further_steps`, so that nothing would tell those kept "
+                "apart. Say how many steps they get, e.g. `further_steps=100`, or leave `keep` out."
+            )
 
 
 def as_starts(owner: str, starts: Any) -> Starts:

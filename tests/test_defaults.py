@@ -112,6 +112,8 @@ def test_deep_networks_take_straight_steps():
     shallow, deep = (kanmg.default_method(screened(), hierarchy_of(widths)) for widths in ((2, 3, 1), (2, 3, 3, 3, 1)))
     assert shallow.smoother.acceleration
     assert not deep.smoother.acceleration
+    # Nor has it been tried in deep ones to move hidden values back.
+    assert (shallow.refit, deep.refit) == (2, 0)
     with_lift = kanmg.uniform_hierarchy(
         (2, 3, 3, 1), degree=4, num_intervals=2, num_levels=2, lift="affine", evaluator="reference"
     )

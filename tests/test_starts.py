@@ -217,8 +217,9 @@ def test_the_program_resumes_the_best():
 
 
 def test_starts_are_kept_only_for_further_steps():
-    several, one = (kanmg.NestedIteration(starts=kanmg.Starts(3, keep=keep)).program(range(2)) for keep in (2, 1))
-    assert several == one
+    with pytest.raises(KanmgValueError, match=r"`keep=3` without `further_steps`.*e.g. `further_steps=100`"):
+        kanmg.Starts(2, keep=3)
+    assert kanmg.Starts(2, keep=3, further_steps=1).keep == 3
 
 
 @pytest.mark.parametrize("numbers", [(0,), (1, 3), (0, 1, 2)])

@@ -150,7 +150,7 @@ def helmholtz(
             Term("boundary", lambda x, u: u.value - solution(x), _edges(num_boundary)),
         ],
         domain=_SQUARE,
-        hierarchy_arguments=_square_hierarchy((2, 5, 1)) | {"num_intervals": 8, "num_levels": 3},
+        hierarchy_arguments=_square_hierarchy((2, 5, 1)) | {"num_intervals": 8, "num_levels": 4},
         source="Wang, Teng, Perdikaris, SIAM J. Sci. Comput. 43, 2021",
         seed=seed,
     )

@@ -115,7 +115,7 @@ def kovasznay(
             "widths": (2, 5, 3),
             "degree": 7,
             "num_intervals": 4,
-            "num_levels": 2,
+            "num_levels": 3,
             "domain": _RECTANGLE,
         },
         source="Jin, Cai, Li, Karniadakis, J. Comput. Phys. 426, 2021",

@@ -90,6 +90,11 @@ class Regression(Problem):
     loss and gradient unbiased estimates: their mean over an epoch, weighted with the sizes of the batches, is the full
     loss and gradient.
 
+    Errors of all outputs count alike, in units of the data, and `kanmg.solve` scales all outputs by one number. An
+    output whose values are far smaller than another one's, by 1e6 say, is therefore not fitted: divide the columns of
+    `y` by their sizes, and multiply what the solution returns. Squares of values must be normal numbers, too: scale
+    values beyond 1e75 or below 1e-75.
+
     The evaluator sweeps over the arrays themselves, unless `batch_size`, a fraction for `validation` or `subset` choose
     samples. These are named by index arrays (4 bytes per sample) and copied chunk by chunk, a megabyte at a time.
 
@@ -281,6 +286,19 @@ class Regression(Problem):
         part = copy.copy(self)
         part._set_samples(self._samples.take(chosen), batch_size)  # noqa: SLF001 - another regression
         return part
+
+    def probing(self, x: Array) -> Regression:
+        """Return the regression of zero values at other points, in the same units of loss.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, d)
+        """
+        other = copy.copy(self)
+        other._validation = None  # noqa: SLF001 - another regression, here and below
+        samples = Samples.from_user(x, np.zeros((len(x), self.num_outputs), self.dtype), None)
+        other._set_samples(samples, None)  # noqa: SLF001
+        return other
 
     def holding_back(self, part: float) -> Regression:
         if self._validation is not None or not 0 < round(part * self.num_samples) < self.num_samples:

@@ -86,7 +86,8 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         `"cholesky"` refuses levels with more. `"cg"` solves small levels by them too, where they are slower and less
         accurate: it is for levels beyond `max_coefficients`.
     preconditioner : {"jacobi", "edges", "schwarz", "vcycle"}, default "jacobi"
-        Of conjugate gradients: see `kanmg.smoothers.preconditioners.Preconditioners`.
+        Of conjugate gradients, unused where Cholesky factorises: see
+        `kanmg.smoothers.preconditioners.Preconditioners`.
     cg_iterations : int, default 200
         Of one system, at most. What they have reached is a descent direction whenever they end.
     projection : bool, default False
@@ -100,8 +101,8 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
     KanmgTypeError
         From `kanmg.solve`, if the problem's loss is no sum of squares.
     KanmgValueError
-        If `projection` is combined with `linear_solver="cg"`. From `kanmg.solve`, if there are mini-batches, or more
-        than `max_coefficients` for Cholesky.
+        If `projection` is combined with `linear_solver="cg"`, or a preconditioner with `"cholesky"`. From
+        `kanmg.solve`, if there are mini-batches, or more than `max_coefficients` for Cholesky.
 
     See Also
     --------
@@ -176,6 +177,11 @@ class LevenbergMarquardt(Smoother[LevenbergMarquardtState]):
         for name, value in switches.items():
             if not isinstance(value, bool):
                 raise KanmgTypeError(f"`LevenbergMarquardt` got `{name}={value!r}`. Pass True or False.")
+        if self.linear_solver == "cholesky" and self.preconditioner != "jacobi":
+            raise KanmgValueError(
+                f"`LevenbergMarquardt` got `preconditioner={self.preconditioner!r}` and `linear_solver='cholesky'`, "
+                "which needs none. Leave out `preconditioner`, or use `linear_solver='cg'` or `'auto'`."
+            )
         if self.projection and self.linear_solver == "cg":
             raise KanmgValueError(
                 "`LevenbergMarquardt` got `projection=True` and `linear_solver='cg'`, but projection needs the matrix "

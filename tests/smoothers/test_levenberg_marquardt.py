@@ -363,6 +363,14 @@ def test_large_matrices_are_refused():
             ),
         ),
         (
+            {"preconditioner": "vcycle", "linear_solver": "cholesky"},
+            KanmgValueError,
+            (
+                "`LevenbergMarquardt` got `preconditioner='vcycle'` and `linear_solver='cholesky'`, which needs none. "
+                "Leave out `preconditioner`, or use `linear_solver='cg'` or `'auto'`."
+            ),
+        ),
+        (
             {"projection": "yes"},
             KanmgTypeError,
             "`LevenbergMarquardt` got `projection='yes'`. Pass True or False.",
