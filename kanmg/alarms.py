@@ -16,6 +16,10 @@ __all__ = ["find_alarms"]
 # A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
 UNSEEN_OVER_SEEN = 10.0
 
+# The square of float64's rounding: losses below this part of the first one are as good as 0. Points that are fitted
+# exactly have a loss of 0 on one processor and of 1e-31 on another.
+ROUNDING = 2.0**-104
+
 # A loss that rises so many times when the points change was one of too few points.
 RISE_WITH_POINTS = 100.0
 
@@ -45,9 +49,11 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
     # The solution is one of these, or the record beside it; the later one if several have its loss.
     nearest = min(reversed(known), key=lambda record: abs(record.loss - loss), default=None)
     unseen = math.nan if nearest is None else nearest.validation_loss
-    if unseen > UNSEEN_OVER_SEEN * loss > 0.0:
+    beginning = next((record.loss for record in records if math.isfinite(record.loss)), 0.0)
+    if unseen > UNSEEN_OVER_SEEN * max(loss, ROUNDING * beginning):
+        ratio = unseen / loss if loss > 0.0 else math.inf
         found.append(
-            f"At held-back points the loss is {unseen:.1e}, {unseen / loss:.3g} times that of the others: use more "
+            f"At held-back points the loss is {unseen:.1e}, {ratio:.3g} times that of the others: use more "
             "points or samples, or fewer cells."
         )
     for before, record in itertools.pairwise(records):
