@@ -11,9 +11,9 @@ import torch
 
 from kanmg.network import Spline
 from kanmg.objective import Objective
-from kanmg.smoothers.base import norm
 from kanmg.smoothers.damped_equations import as_array_like, as_tensor
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.vectors import norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Threads of torch: one is faster where arrays are small."""
+"""Threads of torch: one is faster where arrays are small.
+
+It also fixes the bits of what it computes: on some processors MKL divides even small sums among its threads.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,8 @@ def one_thread() -> Iterator[None]:
 
 def fitting_threads(multiply_adds: float) -> AbstractContextManager[None]:
     """Let torch compute the body on one thread, unless it has so much to do that waiting for others is worth it.
+
+    The choice does not depend on how many threads there are: what runs on one has the same bits for any number.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 import kanmg
 from kanmg.alarms import find_alarms
@@ -26,6 +27,17 @@ def test_held_back_points_far_above_the_loss():
     (alarm,) = find_alarms(records, 0, 1e-6)
     assert alarm.startswith("At held-back points the loss is 3.0e-05, 30 times that of the others: use more points")
     assert find_alarms([records[0], record(loss=1e-6, validation=9e-6)], 0, 1e-6) == ()
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e-32, 1e-30])
+def test_points_that_are_fitted_exactly(loss):
+    records = [record(loss=60.0, event="start"), record(loss=loss, validation=110.0)]
+    (alarm,) = find_alarms(records, 0, loss)
+    assert alarm.startswith("At held-back points the loss is 1.1e+02, ")
+    if loss == 0.0:
+        assert ", and that of the others 0: " in alarm
+    # Held-back points that are fitted to rounding, too.
+    assert find_alarms([records[0], record(loss=loss, validation=8.0 * max(loss, 1e-30))], 0, loss) == ()
 
 
 def test_a_loss_that_rises_when_points_change():

@@ -145,7 +145,7 @@ def geometry(
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
     >>> geometry(h200, tile=64, entries=8, functions=4, layers=[(10, 110), (5, 55)], itemsize=8)
-    Geometry(threads=128, shared_bytes=21504, scratch_entries=0, theta_is_shared=True, copies=8)
+    Geometry(threads=128, shared_bytes=21672, scratch_entries=0, theta_is_shared=True, copies=8)
     """
     jets, size = entries * (tile + 1) * itemsize, sum(own for _, own in layers) * itemsize
     fixed = STAGED * (functions * itemsize + 4) if functions else 0

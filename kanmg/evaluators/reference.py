@@ -19,6 +19,7 @@ from kanmg.errors import ShapeError
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.torch_layers import torch_layer
+from kanmg.threads import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,8 +239,9 @@ class ReferenceEvaluator(Evaluator):
         for rows in row_chunks(len(x), size * self.network.num_outputs, _CHUNK_ENTRIES):
             jacobian = self.jacobian(theta, x[rows])
             weighted = torch.from_numpy((jacobian * weights[rows, None, None]).reshape(-1, size)).T
-            matrix += (weighted @ torch.from_numpy(jacobian.reshape(-1, size))).numpy()
-            vector += (weighted @ self._tensor(residuals[rows]).cpu().reshape(-1)).numpy()
+            with fitting_threads(weighted.numel() * size):
+                matrix += (weighted @ torch.from_numpy(jacobian.reshape(-1, size))).numpy()
+                vector += (weighted @ self._tensor(residuals[rows]).cpu().reshape(-1)).numpy()
         return matrix, vector
 
     @property

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kanmg.threads import fitting_threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -157,7 +159,8 @@ class Linearisation:
                 self._tally(0.5 * tall.size * size)
                 # torch multiplies on as many threads as the user has set, unlike NumPy.
                 dense = torch.from_numpy(tall)
-                result.addmm_(dense.T, dense)
+                with fitting_threads(dense.numel() * size):
+                    result.addmm_(dense.T, dense)
         matrix: Array = result.numpy()
         return matrix
 

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 import torch
 from standins import (
     Function,
@@ -110,22 +111,31 @@ def test_rosenbrock(num_coefficients):
     ids=lambda make: make().name,
 )
 def test_needs_at_most_a_quarter_more_evaluations_than_scipy(make):
-    function = make()
-    target = 1e-10 * function.value(function.start)
-    trace = []
+    """In the geometric mean over neighbouring starts: from one, rounding alone changes a count by up to a third."""
+    function, rng = make(), np.random.default_rng(1)
+    starts = [function.start, *(function.start + 1e-3 * rng.standard_normal((7, len(function.start))))]
+    ratios = [evaluations_per_evaluation_of_scipy(function, start) for start in starts]
+    assert scipy.stats.gmean(ratios) <= 1.25
 
-    def counted(x):
-        loss, gradient = function.value_and_gradient(x)
-        trace.append(loss)
-        return loss, gradient
 
-    options = {"maxcor": 10, "ftol": 0.0, "gtol": 0.0, "maxiter": 20_000, "maxfun": 20_000}
-    scipy.optimize.minimize(counted, function.start, jac=True, method="L-BFGS-B", options=options)
-    theirs = 1 + next(i for i, loss in enumerate(trace) if loss <= target)
+def evaluations_per_evaluation_of_scipy(function, start):
+    """Count evaluations until the loss has fallen to 1e-10 of the first one."""
+    target = 1e-10 * function.value(start)
+
+    def stop(intermediate_result):
+        if intermediate_result.fun <= target:
+            raise StopIteration
+
     function.trace.clear()
-    minimise(LBFGS(history=10), function, loss=target)
+    options = {"maxcor": 10, "ftol": 0.0, "gtol": 0.0, "maxiter": 20_000, "maxfun": 20_000}
+    scipy.optimize.minimize(
+        function.value_and_gradient, start, jac=True, method="L-BFGS-B", options=options, callback=stop
+    )
+    theirs = 1 + next(i for i, loss in enumerate(function.trace) if loss <= target)
+    function.trace.clear()
+    minimise(LBFGS(history=10), function, loss=target, theta=start)
     assert function.trace[-1] <= target
-    assert function.evaluations <= 1.25 * theirs + 2
+    return function.evaluations / theirs
 
 
 def test_badly_scaled_problem_on_which_scipy_gives_up():
