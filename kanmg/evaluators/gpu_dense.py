@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from kanmg.arrays import resolve_dtype
 from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Launch
 from kanmg.evaluators.gpu_layout import device_layout
@@ -21,39 +22,48 @@ __all__ = ["DenseGPUEvaluator", "GPUEvaluator", "dense_is_faster", "fastest_eval
 # Entries of all basis matrices of a chunk of samples together.
 _CHUNK_ENTRIES = 1 << 27
 
-# Estimates, to be fitted to what benchmarks/gpu.py prints on a device: how many multiply-adds of a matrix product cost
-# as much as one of a local sum, and as one entry of the basis matrix, which is written and read again.
-_PRODUCTS_PER_LOCAL_SUM = 8.0
-_PRODUCTS_PER_ENTRY = 64.0
+# Costs of a sample in picoseconds, forwards and backwards together, as measured on an H200 (docs/benchmarks.md):
+# of a local coefficient of an edge in the fused kernels; of any coefficient there where the sums of gradients do not
+# fit in shared memory; of a basis function in the dense path, and of a product of one with an output.
+_LOCAL, _FAR, _FUNCTION, _PRODUCT = 5.0, 0.85, 16.0, 0.1
+
+# The fused kernels take many small steps less: they are left only where the dense path should be so many times faster.
+_MARGIN = 2.0
+
+# Half the shared memory of a multiprocessor, less the jets.
+_NEAR_BYTES = 100_000
 
 _BLOCKS_PER_PROCESSOR = 16
 
 
-def dense_is_faster(network: Network) -> bool:
+def dense_is_faster(network: Network, itemsize: int = 8) -> bool:
     """Whether matrix products with all basis functions should beat sums over the local ones.
 
     Parameters
     ----------
     network : Network
+    itemsize : int, default 8
+        Bytes of a number.
 
     Examples
     --------
     >>> import kanmg
-    >>> def wide(num_intervals):
+    >>> def wide(width, num_intervals):
     ...     knots = kanmg.uniform_knots(num_intervals, degree=3)
-    ...     return kanmg.Network([kanmg.Spline(64, 64, knots=knots)])
-    >>> dense_is_faster(wide(8)), dense_is_faster(wide(64))
-    (True, False)
+    ...     return kanmg.Network([kanmg.Spline(width, width, knots=knots)])
+    >>> dense_is_faster(wide(64, 8)), dense_is_faster(wide(10, 8)), dense_is_faster(wide(10, 64))
+    (True, False, False)
     """
-    local = dense = 0.0
-    for number, layer in enumerate(network.layers):
+    local = far = dense = 0.0
+    for layer in network.layers:
         if isinstance(layer, Affine):
             continue
-        sweeps = 2 if number == 0 else 3
-        local += sweeps * layer.num_inputs * (layer.degree + 1) * layer.num_outputs * _PRODUCTS_PER_LOCAL_SUM
-        functions = layer.num_inputs * layer.num_basis
-        dense += functions * (sweeps * layer.num_outputs + _PRODUCTS_PER_ENTRY)
-    return dense < local
+        edges, functions = layer.num_inputs * layer.num_outputs, layer.num_inputs * layer.num_basis
+        local += _LOCAL * (layer.degree + 1) * edges
+        far += _FAR * functions * layer.num_outputs
+        dense += functions * (_FUNCTION + _PRODUCT * layer.num_outputs)
+    is_near = network.num_coefficients * itemsize <= _NEAR_BYTES
+    return _MARGIN * dense < (local if is_near else max(local, far))
 
 
 def fastest_evaluator(network: Network, dtype: Any, device: Any = "cuda") -> GPUEvaluator:
@@ -65,14 +75,15 @@ def fastest_evaluator(network: Network, dtype: Any, device: Any = "cuda") -> GPU
     dtype : numpy.dtype or str
     device : str or torch.device, default "cuda"
     """
-    kind = DenseGPUEvaluator if dense_is_faster(network) else GPUEvaluator
+    is_dense = dense_is_faster(network, resolve_dtype(dtype).itemsize)
+    kind = DenseGPUEvaluator if is_dense else GPUEvaluator
     return kind(network, dtype, device)
 
 
 class DenseGPUEvaluator(GPUEvaluator):
     """Evaluate values, squared errors and adjoints by matrix products; everything else as `GPUEvaluator`.
 
-    For wide layers with few cells. Arguments as `GPUEvaluator`.
+    For wide layers. Arguments as `GPUEvaluator`.
     """
 
     name: ClassVar[str] = "cuda, dense"
