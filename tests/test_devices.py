@@ -14,7 +14,7 @@ import torch
 from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
 from kanmg.evaluators.gpu import GPUEvaluator
-from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, geometry, num_blocks
+from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, geometry, max_blocks
 from kanmg.evaluators.gpu_source import CallArguments
 from kanmg.hierarchy import uniform_hierarchy
 from kanmg.testing.cases import NETWORKS
@@ -144,15 +144,13 @@ def test_launches_fit_the_device() -> None:
     assert (many.threads, many.theta_is_shared, many.copies) == (128, False, 0)
 
 
-def test_blocks_are_as_many_as_run_together_or_find_work_or_have_memory() -> None:
-    fits = geometry(H200, entries=115, **SMALL)
+def test_blocks_are_as_many_as_run_together_or_have_memory() -> None:
+    fits, huge = geometry(H200, entries=115, **SMALL), geometry(H200, entries=10**5, **SMALL)
     options = {"resident": 264, "num_coefficients": 1690, "itemsize": 8}
-    assert num_blocks(fits, num_tiles=10**4, **options) == 264
-    assert num_blocks(fits, num_tiles=7, **options) == 7
-    assert num_blocks(fits, num_tiles=0, **options) == 1
-    assert num_blocks(fits, num_tiles=10**4, **(options | {"num_coefficients": 10**6})) == (1 << 28) // (8 * 10**6)
-    huge = geometry(H200, entries=10**5, **SMALL)
-    assert num_blocks(huge, num_tiles=10**4, **options) == (1 << 28) // (8 * 65 * 10**5)
+    assert max_blocks(fits, **options) == 264
+    assert max_blocks(fits, **(options | {"num_coefficients": 10**6})) == (1 << 28) // (8 * 10**6)
+    assert max_blocks(fits, **(options | {"num_coefficients": 10**9})) == 1
+    assert max_blocks(huge, **options) == (1 << 28) // (8 * 65 * 10**5)
 
 
 def test_arrays_that_are_elsewhere_are_refused() -> None:

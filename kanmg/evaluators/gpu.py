@@ -13,7 +13,7 @@ from kanmg.errors import DeviceError, KanmgValueError
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.gpu_arguments import DeviceEvaluator, Paths, address, groups, on_host
-from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, merge_blocks, num_blocks
+from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, max_blocks, merge_blocks
 from kanmg.evaluators.gpu_layout import device_layout, num_edges, num_numbers, with_copies
 from kanmg.evaluators.gpu_source import MAX_THREADS, MERGE_GROUPS, TILES, CallArguments
 from kanmg.evaluators.plan import make_plan
@@ -84,7 +84,7 @@ class GPUEvaluator(DeviceEvaluator):
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._launches: dict[Any, _Sweep] = {}
+        self._sweeps: dict[tuple[str, int], _Sweep] = {}
         self._template = CallArguments(
             tables=self._tables.data_ptr(),
             order=self._order.data_ptr(),
@@ -188,8 +188,8 @@ class GPUEvaluator(DeviceEvaluator):
             for rows in self._rows(len(points)):
                 call = self._call(points, rows)
                 _compare(call, targets, rows)
-                sweep = self._sweep_of("evaluate", call.samples, 0)
-                losses = torch.empty(sweep.launch.blocks, dtype=torch.float64, device=self.device)
+                sweep = self._sweep_of("evaluate", 0)
+                losses = torch.empty(sweep.blocks(call.samples), dtype=torch.float64, device=self.device)
                 call.losses = losses.data_ptr()
                 self._start(sweep, call, coefficients)
                 loss += losses.sum().item()
@@ -304,9 +304,10 @@ class GPUEvaluator(DeviceEvaluator):
         self, call: CallArguments, theta: torch.Tensor, before: torch.Tensor | None, directions: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum losses and gradients of the samples, the blocks' sums in their order; add the gradient before."""
-        sweep = self._sweep_of("differentiate", call.samples, directions)
+        sweep = self._sweep_of("differentiate", directions)
         # The blocks' losses, their sum, the blocks' gradients: one piece of memory, because asking for it takes time.
-        blocks, num_losses = sweep.launch.blocks, sweep.launch.blocks + 1
+        blocks = sweep.blocks(call.samples)
+        num_losses = blocks + 1
         room = num_losses + -(-blocks * self._size * self.dtype.itemsize // 8)
         work = torch.empty(room, dtype=torch.float64, device=self.device)
         gradient = self._empty(self.network.num_coefficients)
@@ -317,44 +318,43 @@ class GPUEvaluator(DeviceEvaluator):
 
     def _sweep(self, kernel: str, call: CallArguments, theta: torch.Tensor, *, directions: int = 0) -> None:
         """Launch a kernel that takes samples through the network."""
-        self._start(self._sweep_of(kernel, call.samples, directions), call, theta)
+        self._start(self._sweep_of(kernel, directions), call, theta)
 
     def _start(self, sweep: _Sweep, call: CallArguments, theta: torch.Tensor) -> None:
         """Launch a kernel whose memory is chosen, and what is to follow."""
-        shape = sweep.shape
+        shape, blocks = sweep.shape, sweep.blocks(call.samples)
         call.layers, call.num_sums = sweep.layers.data_ptr(), sweep.num_sums
         call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.copies > 0
         if not shape.theta_is_shared:
             theta = self._ordered(theta)
         call.theta = theta.data_ptr()
         if shape.scratch_entries:
-            scratch = self._empty(sweep.launch.blocks * shape.scratch_entries)
+            scratch = self._empty(blocks * shape.scratch_entries)
             call.scratch = scratch.data_ptr()
-        sweep.kernels.launch(call, sweep.launch, *sweep.further)
+        launch = Launch(sweep.kernel, sweep.directions, blocks, shape.threads, shape.shared_bytes)
+        sweep.kernels.launch(call, launch, *sweep.further)
 
-    def _sweep_of(self, kernel: str, num_samples: int, directions: int) -> _Sweep:
-        """Choose the tile, memory and number of blocks of a launch; always the same for the same numbers."""
-        key = kernel, num_samples, directions
-        if key not in self._launches:
-            self._launches[key] = self._new_sweep(*key)
-        return self._launches[key]
+    def _sweep_of(self, kernel: str, directions: int) -> _Sweep:
+        """Choose the tile, the memory and the number of blocks of a kernel, once."""
+        key = kernel, directions
+        if key not in self._sweeps:
+            self._sweeps[key] = self._new_sweep(*key)
+        return self._sweeps[key]
 
-    def _new_sweep(self, kernel: str, num_samples: int, directions: int) -> _Sweep:
+    def _new_sweep(self, kernel: str, directions: int) -> _Sweep:
         tile, shape = self._shape(kernel, directions)
         kernels, wants_gradient = self._kernels[tile], kernel == "differentiate"
-        blocks = num_blocks(
+        most_blocks = max_blocks(
             shape,
-            num_tiles=-(-num_samples // tile),
             resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
             num_coefficients=self._size * wants_gradient,
             itemsize=self.dtype.itemsize,
         )
-        launch = Launch(kernel, directions, blocks, shape.threads, shape.shared_bytes)
         merging = merge_blocks(self.network.num_coefficients, MAX_THREADS // MERGE_GROUPS)
         merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
         layers, num_sums = with_copies(self._layers, shape)
-        table = torch.from_numpy(layers).to(self.device)
-        return _Sweep(kernels, shape, launch, (merge,) if wants_gradient else (), table, num_sums)
+        table, further = torch.from_numpy(layers).to(self.device), (merge,) if wants_gradient else ()
+        return _Sweep(kernel, directions, kernels, tile, shape, most_blocks, further, table, num_sums)
 
     def _shape(self, kernel: str, directions: int) -> tuple[int, Geometry]:
         """Choose the largest tile whose jets fit into shared memory, and what else does."""
@@ -403,14 +403,21 @@ class GPUEvaluator(DeviceEvaluator):
 
 
 class _Sweep(NamedTuple):
-    """A kernel, and how it takes a number of samples through the network."""
+    """A kernel, how it takes samples through the network, and what is launched after it."""
 
+    kernel: str
+    directions: int
     kernels: Kernels
+    tile: int
     shape: Geometry
-    launch: Launch
+    most_blocks: int
     further: tuple[Launch, ...]
     layers: torch.Tensor
     num_sums: int
+
+    def blocks(self, num_samples: int) -> int:
+        """Count the blocks for a number of samples: no more than there are tiles."""
+        return max(1, min(-(-num_samples // self.tile), self.most_blocks))
 
 
 def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:

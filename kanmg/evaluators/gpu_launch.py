@@ -32,7 +32,6 @@ __all__ = [
     "cuda_kernels",
     "geometry",
     "merge_blocks",
-    "num_blocks",
     "num_copies",
 ]
 
@@ -163,13 +162,12 @@ def geometry(
     return Geometry(few, 8 * few + fixed, entries * (tile + 1), theta_is_shared=False, copies=0)
 
 
-def num_blocks(shape: Geometry, *, num_tiles: int, resident: int, num_coefficients: int, itemsize: int) -> int:
-    """Count the blocks of a launch: as many as run together, if there are tiles for them and memory for what they keep.
+def max_blocks(shape: Geometry, *, resident: int, num_coefficients: int, itemsize: int) -> int:
+    """Count the most blocks of a launch: as many as run together, if there is memory for what they keep.
 
     Parameters
     ----------
     shape : Geometry
-    num_tiles : int
     resident : int
         Blocks that the device runs together.
     num_coefficients : int
@@ -177,7 +175,7 @@ def num_blocks(shape: Geometry, *, num_tiles: int, resident: int, num_coefficien
     itemsize : int
         Bytes of a number.
     """
-    blocks = min(num_tiles, resident)
+    blocks = resident
     if shape.scratch_entries:
         blocks = min(blocks, _SCRATCH_BYTES // (shape.scratch_entries * itemsize))
     if num_coefficients:
