@@ -59,9 +59,9 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
             f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         )
     found += [
-        f"Beside the samples, in the box that holds them, a loss of {record.validation_loss:.1e} is to be expected, "
-        f"{record.validation_loss / loss:.2g} times their own: they leave open what the solution is there. Use more "
-        "samples, where there are none, or fewer cells."
+        f"Beside the samples, in the box that holds them, the loss may be of the order of "
+        f"{record.validation_loss:.0e}, {record.validation_loss / loss:.0e} times their own: they leave open what the "
+        "solution is there. Use more samples, where there are none, or fewer cells."
         for record in records
         if record.event == "probe" and record.level == level and record.validation_loss > OPEN * loss > 0.0
     ]

@@ -45,7 +45,7 @@ class Status(Enum):
     )
     STOPPED_BY_CALLBACK = (
         "The callback raised StopIteration.",
-        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the same `checkpoint`.",
+        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the `checkpoint` if there is one.",
     )
     STOPPED_EARLY = (
         "The validation loss has ceased to improve.",
@@ -53,7 +53,7 @@ class Status(Enum):
     )
     INTERRUPTED = (
         "The run was interrupted from the keyboard.",
-        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the same `checkpoint`.",
+        "To go on, call `kanmg.solve` with `initial=solution.coefficients`, or with the `checkpoint` if there is one.",
     )
     CHECKPOINT_FAILED = (
         "The checkpoint could not be written.",

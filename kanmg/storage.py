@@ -345,8 +345,8 @@ def _verified(path: str | os.PathLike[str], content: bytes) -> tuple[dict[str, A
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"it is not a kanmg file, or its beginning or end is missing ({type(error).__name__})"
     raise CheckpointError(
-        f"`{path}` is damaged: {found}. It was truncated or altered after kanmg wrote it; restore a copy, or delete it "
-        "and start anew."
+        f"`{path}` is damaged: {found}. If kanmg wrote it, it was truncated or altered since: restore a copy, or "
+        "move it away and start anew."
     )
 
 

@@ -186,6 +186,11 @@ def _call(
         # What Python and torch say of an operand, argument or attribute does not tell what to write instead.
         if isinstance(error, TypeError | AttributeError) and Field.__name__ in str(error):
             raise KanmgTypeError(_misused(str(error), setting)) from error
+        if "in-place" in str(error):
+            raise KanmgTypeError(
+                f"the residual changes a tensor in place ({str(error).partition('.')[0]}). Write what gives a new "
+                "tensor, e.g. `u.value - 1` instead of `u.value.sub_(1)`."
+            ) from error
         if hint := _hint_for_numbers(error, setting):
             raise KanmgTypeError(hint) from error
         raise

@@ -33,6 +33,9 @@ __all__ = ["Regression"]
 # An initialisation looks at no more points than these.
 MAX_TRAINING_INPUTS = 4096
 
+# Sums of the fourth powers of values up to this are finite.
+_LARGEST = 1e75
+
 
 class Regression(Problem):
     """Fit samples of a function in the sense of least squares.
@@ -92,8 +95,8 @@ class Regression(Problem):
 
     Errors of all outputs count alike, in units of the data, and `kanmg.solve` scales all outputs by one number. An
     output whose values are far smaller than another one's, by 1e6 say, is therefore not fitted: divide the columns of
-    `y` by their sizes, and multiply what the solution returns. Squares of values must be normal numbers, too: scale
-    values beyond 1e75 or below 1e-75.
+    `y` by their sizes, and multiply what the solution returns. Values of which the largest is beyond
+    1e75 or below 1e-75 are refused.
 
     The evaluator sweeps over the arrays themselves, unless `batch_size`, a fraction for `validation` or `subset` choose
     samples. These are named by index arrays (4 bytes per sample) and copied chunk by chunk, a megabyte at a time.
@@ -123,7 +126,9 @@ class Regression(Problem):
         # What one unit of the squared errors of the samples is in units of the data.
         self._unit = 1.0
         self._batch_size = None if batch_size is None else _checked_integer("batch_size", batch_size, 1)
-        samples, self._validation = _split(Samples.from_user(x, y, weights), validation, self._seed)
+        whole = Samples.from_user(x, y, weights)
+        _check_magnitude(whole)
+        samples, self._validation = _split(whole, validation, self._seed)
         self._set_samples(samples, self._batch_size)
 
     def _set_samples(self, samples: Samples, batch_size: int | None) -> None:
@@ -343,6 +348,17 @@ class Regression(Problem):
             check_domain(self._samples.x, network.domain, "x")
             if self._validation is not None:
                 check_domain(self._validation.x, network.domain, "validation")
+
+
+def _check_magnitude(samples: Samples) -> None:
+    """Refuse values so large or so small that their squares are no normal numbers."""
+    # Without a copy of the absolute values.
+    largest = max(float(max(y.max(), -y.min())) for _, y, _ in samples.pieces())
+    if largest > _LARGEST or 0.0 < largest < 1.0 / _LARGEST:
+        raise KanmgValueError(
+            f"the largest of the values `y` is {largest:.1e}, whose powers float64 cannot hold. Divide `y` by a number "
+            "of that size, and multiply what the solution returns by it."
+        )
 
 
 def _split(samples: Samples, validation: Any, seed: int) -> tuple[Samples, Samples | None]:

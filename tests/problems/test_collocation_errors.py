@@ -386,3 +386,9 @@ def test_nan_that_appears_in_a_run_is_reported_by_its_status():
     with pytest.raises(kanmg.ConvergenceError) as caught:
         kanmg.solve(problem, hierarchy)
     assert caught.value.solution.status is kanmg.Status.NON_FINITE
+
+
+def test_residuals_that_change_tensors_in_place_are_refused():
+    term = kanmg.Term("flat", lambda x, u: u.value.sub_(1.0), np.linspace(-1, 1, 20).reshape(-1, 1))  # noqa: ARG005
+    with pytest.raises(KanmgTypeError, match=r"term 'flat': the residual changes a tensor in place .* `u.value - 1`"):
+        kanmg.Collocation(coordinates=("x",), fields=("u",), terms=[term])

@@ -724,3 +724,12 @@ def test_sums_of_squares_in_float32():
     assert {array.dtype for array in (residuals, gradient, matrix, pulled_back)} == {np.dtype("float32")}
     assert loss == pytest.approx(problem.loss(evaluator, theta), rel=1e-5)
     assert matrix == pytest.approx(matrix.T)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-76, 1e76, 1e200])
+def test_values_whose_powers_overflow_or_vanish_are_refused(size):
+    x = np.linspace(0.0, 1.0, 50).reshape(-1, 1)
+    with pytest.raises(KanmgValueError, match=r"values `y` is 1\.0e[-+]\d+, .*Divide `y` by a number"):
+        kanmg.Regression(x, size * x)
+    kanmg.Regression(x, 0.0 * x)
+    kanmg.Regression(x, np.where(x > 0.5, 1e-300, 1.0))
