@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from kanmg.errors import KanmgValueError
 from kanmg.network import Spline
 from kanmg.objective import Objective
 from kanmg.smoothers.damped_equations import as_array_like, as_tensor
@@ -260,9 +261,9 @@ class FairedObjective:
         gradient = gradient + _like(self._matrix @ _numpy(theta), gradient)
         return loss + self._penalty(theta), gradient, matrix + _like(self._matrix.toarray(), matrix)
 
-    def linearised(self, theta: Array) -> Linearisation:
-        """Return nothing: the systems are solved by Cholesky's method."""
-        raise NotImplementedError
+    def linearised(self, theta: Array) -> Linearisation:  # noqa: ARG002
+        """Refuse: the systems are solved by Cholesky's method."""
+        raise KanmgValueError("fairing has no sparse Jacobian. Use `LevenbergMarquardt(linear_solver='cholesky')`.")
 
 
 def _smooth(objective: FairedObjective, theta: Array, is_interrupted: Callable[[], bool]) -> tuple[Array, int]:

@@ -47,16 +47,9 @@ def compiled(names, architecture, tile=TILES[0]):
 @pytest.mark.parametrize("degree", range(1, MAX_DEGREE + 1))
 @pytest.mark.parametrize("type_name", ["double", "float"])
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
-def test_every_instance_compiles(architecture, type_name, degree):
-    assert compiled(all_expressions(type_name, degree), architecture) == (0, "")
-
-
-# What a tile is changes distances between numbers only.
-@needs_nvrtc
-@pytest.mark.parametrize("type_name", ["double", "float"])
-@pytest.mark.parametrize("tile", TILES[1:])
-def test_smaller_tiles_compile(tile, type_name):
-    assert compiled(all_expressions(type_name, 5), "compute_80", tile) == (0, "")
+@pytest.mark.parametrize("tile", TILES)
+def test_every_instance_compiles(tile, architecture, type_name, degree):
+    assert compiled(all_expressions(type_name, degree), architecture, tile) == (0, "")
 
 
 @needs_nvrtc
