@@ -320,12 +320,12 @@ def _cholesky(matrix: Array, name: str) -> scipy.sparse.csr_array:
     """Factorise M = L L^T."""
     if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max() > 1e-12 * np.abs(matrix).max():
         raise KanmgValueError(f"{name} is not symmetric, or not finite. Pass symmetric, positive definite matrices.")
-    try:
-        lower = np.linalg.cholesky(0.5 * (matrix + matrix.T))
-    except np.linalg.LinAlgError:
-        smallest = float(np.linalg.eigvalsh(matrix)[0])
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    if eigenvalues[0] <= len(matrix) * np.finfo(np.float64).eps * eigenvalues[-1]:
         raise KanmgValueError(
-            f"{name} is not positive definite: its smallest eigenvalue is {smallest:.2g}. Pass symmetric, positive "
-            "definite matrices; add a multiple of the identity to one that is singular."
-        ) from None
+            f"{name} is not positive definite up to rounding: its eigenvalues reach from {eigenvalues[0]:.2g} to "
+            f"{eigenvalues[-1]:.2g}. Pass symmetric, positive definite matrices, of splines those of a lower degree; "
+            "add a multiple of the identity to one that is nearly singular."
+        )
+    lower = np.linalg.cholesky(0.5 * (matrix + matrix.T))
     return scipy.sparse.csr_array(lower)
