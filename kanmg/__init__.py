@@ -40,6 +40,7 @@ from kanmg.initialisation import initial_coefficients
 from kanmg.network import Affine, Network, Spline
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.piecewise import PiecewiseSolution
+from kanmg.power_relu_network import PowerReLUNetwork, from_power_relu, to_power_relu
 from kanmg.problems.ansatz import Transform
 from kanmg.problems.base import Problem
 from kanmg.problems.collocation import Collocation
@@ -98,6 +99,7 @@ __all__ = [
     "Objective",
     "Parameter",
     "PiecewiseSolution",
+    "PowerReLUNetwork",
     "Problem",
     "Record",
     "Regression",
@@ -119,6 +121,7 @@ __all__ = [
     "convergence_study",
     "default_method",
     "errors",
+    "from_power_relu",
     "initial_coefficients",
     "knots_from_breakpoints",
     "load",
@@ -128,11 +131,12 @@ __all__ = [
     "refit",
     "sampling",
     "solve",
+    "to_power_relu",
     "uniform_hierarchy",
     "uniform_knots",
 ]
 
-_ON_DEMAND = ("gallery", "plotting", "testing")
+_ON_DEMAND = ("diagnostics", "gallery", "nn", "plotting", "testing")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -18,12 +18,13 @@ from kanmg.arrays import as_array, check_dtype, resolve_dtype, row_chunks
 from kanmg.errors import ShapeError
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
-from kanmg.evaluators.torch_layers import torch_layer
+from kanmg.evaluators.truncated_powers import torch_layers
 from kanmg.threads import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kanmg.evaluators.truncated_powers import SplineBasis
     from kanmg.network import Network
 
 __all__ = ["ReferenceEvaluator"]
@@ -44,6 +45,14 @@ class ReferenceEvaluator(Evaluator):
         float64 or float32.
     device : str or torch.device, default "cpu"
         Any torch device; samples are moved there chunk by chunk.
+    basis : {"recursion", "truncated-power"}, default "recursion"
+        How B-splines are computed: those of the cell by de Boor's recursion; or, on uniform knots, all of them in one
+        pass, as sums of truncated powers with clamped arguments, which is slower the more cells there are.
+
+    Raises
+    ------
+    KanmgValueError
+        If `basis` is unknown, or needs uniform knots and a layer has others.
 
     Notes
     -----
@@ -67,13 +76,23 @@ class ReferenceEvaluator(Evaluator):
 
     name: ClassVar[str] = "reference"
 
-    def __init__(self, network: Network, dtype: Any, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        network: Network,
+        dtype: Any,
+        device: str | torch.device = "cpu",
+        basis: SplineBasis = "recursion",
+    ) -> None:
         super().__init__(network, resolve_dtype(dtype))
         self.device = torch.device(device)
-        self._layers = [torch_layer(layer, getattr(torch, self.dtype.name), self.device) for layer in network.layers]
+        self.basis = basis
+        self._layers = torch_layers(network, getattr(torch, self.dtype.name), self.device, basis)
+        if basis != "recursion":
+            # A checkpoint's run does not go on with other rounding errors.
+            self.name = f"reference ({basis})"  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.network, self.dtype, self.device)
+        return type(self), (self.network, self.dtype, self.device, self.basis)
 
     @property
     def home(self) -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from kanmg.errors import DomainError
-from kanmg.network import Affine
 
 if TYPE_CHECKING:
-    from kanmg.network import Layer, Spline
+    from kanmg.network import Affine, Spline
 
-__all__ = ["TorchAffine", "TorchLayer", "TorchSpline", "torch_layer"]
+__all__ = ["TorchAffine", "TorchLayer", "TorchSpline"]
 
 
 class TorchLayer(ABC):
@@ -69,11 +68,13 @@ class TorchSpline(TorchLayer):
         x, *rest = series
         cells, exterior = self._locate(x)
         local = self._gather(coefficients, cells)
-        outputs = [torch.einsum("nps,npsq->nq", self._basis(x, cells, exterior, 0), local)]
+        chosen = "npsq" if local.ndim == 4 else "psq"
+        outputs = [torch.einsum(f"nps,{chosen}->nq", self._basis(x, cells, exterior, 0), local)]
         outputs += [x.new_zeros((*entry.shape[:-1], self.layer.num_outputs)) for entry in rest]
         powers = rest
         for i in range(1, min(len(rest), self.degree) + 1):
-            slopes = torch.einsum("nps,npsq->npq", self._basis(x, cells, exterior, i), local) / math.factorial(i)
+            basis = self._basis(x, cells, exterior, i)
+            slopes = torch.einsum(f"nps,{chosen}->npq", basis, local) / math.factorial(i)
             for j in range(i, len(series)):
                 outputs[j] = outputs[j] + torch.einsum("npq,dnp->dnq", slopes, powers[j - 1])
             powers = _times(powers, rest)
@@ -157,11 +158,6 @@ class TorchSpline(TorchLayer):
             f"[{self.lower[p].item():g}, {self.upper[p].item():g}] (farthest {worst:.9g}), and `outside='error'` "
             "refuses them. Pass points inside, or build the layer with another policy, e.g. `outside='extend'`."
         )
-
-
-def torch_layer(layer: Layer, dtype: torch.dtype, device: torch.device) -> TorchLayer:
-    """Build the torch form of a layer."""
-    return TorchAffine(layer) if isinstance(layer, Affine) else TorchSpline(layer, dtype, device)
 
 
 def _times(powers: list[torch.Tensor], series: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+from math import comb, factorial
+
 import numpy as np
 import pytest
 import torch
 
+from kanmg.errors import KanmgValueError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Affine, Network, Spline
 from kanmg.splines.knots import clamped_knots, uniform_knots
-from kanmg.testing.cases import NETWORKS, sample_points
+from kanmg.testing.cases import NETWORKS, Case, outside_case, sample_points
 from kanmg.testing.contract import EvaluatorContract
 from kanmg.testing.oracle import oracle_adjoint, oracle_jacobian, oracle_jet, oracle_value
 
@@ -19,13 +23,99 @@ class TestReference(EvaluatorContract):
         return ReferenceEvaluator(network, dtype)
 
 
-def drawn(network, num_samples=20, seed=0):
-    random = np.random.default_rng(seed)
-    return 0.3 * random.standard_normal(network.num_coefficients), sample_points(network, num_samples)
+UNIFORM = {
+    name: network
+    for name, network in NETWORKS.items()
+    if all(knots.is_uniform for layer in network.layers if isinstance(layer, Spline) for knots in layer.knots)
+}
 
 
 def relative_error(actual, expected):
     return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def truncated(network, dtype="float64"):
+    return ReferenceEvaluator(network, dtype, basis="truncated-power")
+
+
+# Rounding errors of the sums, relative to values of one: they grow with the degree only. Derivatives are those of
+# degree k - d in units of the cells.
+LOSSES = {"float64": 1e-13, "float32": 1e-4}
+
+
+@pytest.mark.parametrize("dtype", LOSSES)
+@pytest.mark.parametrize("name", UNIFORM)
+def test_truncated_powers_agree_with_the_recursion(name, dtype):
+    case = Case.drawn(UNIFORM[name], dtype)
+    one, other = ReferenceEvaluator(case.network, dtype), truncated(case.network, dtype)
+    degree = max([layer.degree for layer in case.network.layers if isinstance(layer, Spline)], default=0)
+    for found, expected in zip(case.results(other), case.results(one), strict=True):
+        scale = np.abs(expected).max()
+        assert np.abs(found - expected).max() <= 3.0**degree * LOSSES[dtype] * scale
+
+
+@pytest.mark.parametrize("outside", ["extend", "linear", "clamp", "zero"])
+def test_truncated_powers_follow_the_policies_outside(outside):
+    case = outside_case("uniform", outside, "float64")
+    one, other = ReferenceEvaluator(case.network, "float64"), truncated(case.network)
+    for found, expected in zip(case.results(other), case.results(one), strict=True):
+        assert np.abs(found - expected).max() <= 1e-10 * np.abs(expected).max()
+
+
+def test_truncated_powers_jump_at_the_knots_where_the_recursion_does():
+    knots = uniform_knots(7, degree=2)
+    network = Network([Spline(1, 1, knots=knots)])
+    theta = np.random.default_rng(0).standard_normal(9)
+    x = np.concatenate([knots.breakpoints, [-1.5, 1.5]])[:, None]
+    jets = [
+        evaluator.jet(theta, x, np.ones((1, 1)), 2)
+        for evaluator in (ReferenceEvaluator(network, "float64"), truncated(network))
+    ]
+    for found, expected in zip(jets[1].derivatives, jets[0].derivatives, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("degree", range(1, 8))
+def test_the_error_of_clamped_powers_does_not_grow_with_the_cells(degree):
+    for num_intervals in (4, 64, 1024):
+        network = Network([Spline(1, 1, knots=uniform_knots(num_intervals, degree=degree))])
+        theta, x = np.ones(num_intervals + degree), np.random.default_rng(0).uniform(-1, 1, (500, 1))
+        # Terms reach C(k + 1, s) (k + 1 - s)^k / k!, and x has been divided by h.
+        terms = sum(comb(degree + 1, s) * (degree + 1 - s) ** degree for s in range(degree + 1)) / factorial(degree)
+        rounding = np.finfo(float).eps * (4 * (degree + 1) * terms + 4 * num_intervals)
+        assert np.abs(truncated(network).value(theta, x) - 1.0).max() <= rounding
+
+
+def test_truncated_powers_are_differentiated_by_torch():
+    network = UNIFORM["cubic"]
+    theta, x = drawn(network)
+    points = torch.tensor(x, requires_grad=True)
+    values = truncated(network).forward(torch.tensor(theta), points)[:, 0]
+    (slopes,) = torch.autograd.grad(values.sum(), points, create_graph=True)
+    (second,) = torch.autograd.grad(slopes[:, 0].sum(), points)
+    jet = ReferenceEvaluator(network, "float64").jet(theta, x, np.eye(network.num_inputs), 2)
+    assert relative_error(slopes.detach().numpy()[:, 0], jet.derivatives[0][0, :, 0]) < 1e-12
+    assert relative_error(second.numpy()[:, 0], jet.derivatives[1][0, :, 0]) < 1e-10
+
+
+def test_truncated_powers_need_uniform_knots():
+    network = Network([Affine(1, 2), Spline(2, 1, knots=clamped_knots(3, degree=2))])
+    with pytest.raises(KanmgValueError, match=r"layer 1 has Knots\(.*clamped\), but `basis='truncated-power'`"):
+        truncated(network)
+    with pytest.raises(KanmgValueError, match="`basis='relu'` is unknown"):
+        ReferenceEvaluator(network, "float64", basis="relu")
+
+
+def test_a_copy_keeps_the_basis():
+    evaluator = pickle.loads(pickle.dumps(truncated(UNIFORM["cubic"])))  # noqa: S301 - made here
+    assert evaluator.basis == "truncated-power"
+    assert evaluator.name == "reference (truncated-power)"
+    assert ReferenceEvaluator.name == "reference"
+
+
+def drawn(network, num_samples=20, seed=0):
+    random = np.random.default_rng(seed)
+    return 0.3 * random.standard_normal(network.num_coefficients), sample_points(network, num_samples)
 
 
 @pytest.mark.parametrize("outside", ["extend", "linear", "clamp", "zero"])
