@@ -18,6 +18,7 @@ import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.splines.bspline import OUTSIDE_POLICIES, Outside
+from kanmg.splines.free_knots import FreeKnots
 from kanmg.splines.knots import Knots, refine
 
 if TYPE_CHECKING:
@@ -44,11 +45,17 @@ class Spline:
     outside : {"extend", "linear", "clamp", "zero", "error"}, default "extend"
         What the splines are outside their interval: the end cell's polynomial goes on; the tangent at the end point;
         the value at the end point; the bare sum of B-splines; or a `DomainError`.
+    free_knots : bool or int, default False
+        Whether the knots are trained with the coefficients, those of each input by themselves: True moves every cell's
+        ends; a number, which divides that of the cells, stretches so many groups of neighbouring cells. `refine`
+        bisects cells and leaves the groups as they are.
 
     Attributes
     ----------
     knots : tuple of Knots
-        Always one per input.
+        Always one per input. Where they are free, those that training begins with.
+    free_knots : int
+        Number of groups of cells with lengths of their own; 0 if the knots are fixed.
     shape : tuple of int
         (P, m, Q), the shape of the layer's coefficients; m basis functions.
 
@@ -73,9 +80,16 @@ class Spline:
     num_outputs: int
     knots: tuple[Knots, ...]
     outside: Outside
+    free_knots: int
 
     def __init__(
-        self, num_inputs: int, num_outputs: int, *, knots: Knots | Sequence[Knots], outside: Outside = "extend"
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        knots: Knots | Sequence[Knots],
+        outside: Outside = "extend",
+        free_knots: bool | int = False,
     ) -> None:
         _check_widths("Spline", num_inputs, num_outputs)
         if outside not in OUTSIDE_POLICIES:
@@ -85,6 +99,27 @@ class Spline:
         object.__setattr__(self, "num_outputs", int(num_outputs))
         object.__setattr__(self, "knots", _knots_per_input(knots, int(num_inputs)))
         object.__setattr__(self, "outside", outside)
+        object.__setattr__(self, "free_knots", _num_groups(free_knots, self.num_intervals, outside))
+        # Refuses cells that are too short to be free.
+        _ = self.motion
+
+    @cached_property
+    def motion(self) -> FreeKnots | None:
+        """How the knots follow from logits; None if they are fixed."""
+        return FreeKnots(self.knots, self.free_knots) if self.free_knots else None
+
+    @property
+    def num_logits(self) -> int:
+        """Number of logits that the knots follow from, one for each group of cells of every input; 0 if fixed."""
+        return self.num_inputs * self.free_knots
+
+    def at(self, logits: Any) -> Spline:
+        """Return the layer with its knots fixed where the logits, shape (num_inputs, free_knots), have moved them."""
+        if self.motion is None:
+            return self
+        vectors = self.motion.vectors(np.asarray(logits, np.float64))
+        knots = [Knots(vector, self.degree) for vector in vectors]
+        return Spline(self.num_inputs, self.num_outputs, knots=knots, outside=self.outside)
 
     @property
     def degree(self) -> int:
@@ -124,11 +159,13 @@ class Spline:
             self.num_outputs,
             knots=[refined[knots] for knots in self.knots],
             outside=self.outside,
+            free_knots=self.free_knots,
         )
 
     def __repr__(self) -> str:
         knots = repr(self.knots[0]) if len(set(self.knots)) == 1 else repr(list(self.knots))
-        return f"Spline({self.num_inputs}, {self.num_outputs}, knots={knots}, outside={self.outside!r})"
+        free = f", free_knots={self.free_knots}" if self.free_knots else ""
+        return f"Spline({self.num_inputs}, {self.num_outputs}, knots={knots}, outside={self.outside!r}{free})"
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -191,7 +228,8 @@ Layer: TypeAlias = Spline | Affine
 class Network:
     """Layers that feed each other, and the layout of their coefficients in one flat vector.
 
-    Immutable and compared by value; it holds no coefficients.
+    Immutable and compared by value; it holds no coefficients. Where knots are free, the logits that they follow from
+    stand behind the coefficients of all layers, in the same vector.
 
     Parameters
     ----------
@@ -253,10 +291,15 @@ class Network:
         """Number of inputs, of hidden values after every layer, and of outputs."""
         return (self.num_inputs, *(layer.num_outputs for layer in self.layers))
 
-    @property
+    @cached_property
     def num_coefficients(self) -> int:
-        """Length of the flat vector of all coefficients."""
-        return self.offsets[-1]
+        """Length of the flat vector: coefficients of all layers, and logits of free knots."""
+        return self.offsets[-1] + self.num_logits
+
+    @cached_property
+    def num_logits(self) -> int:
+        """Number of the logits that free knots follow from: the last entries of the flat vector."""
+        return sum(layer.num_logits for layer in self.layers if isinstance(layer, Spline))
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -293,13 +336,79 @@ class Network:
             for layer, (start, stop) in zip(self.layers, pairwise(self.offsets), strict=True)
         ]
 
-    def flatten(self, arrays: Sequence[Any]) -> Any:
+    def knot_logits(self, theta: Any) -> list[Any]:
+        """Return the logits that the layers' knots follow from as views of the flat vector.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        list of ndarray, Tensor or None
+            One array of shape (num_inputs, free_knots) per layer; None where the knots are fixed.
+
+        Examples
+        --------
+        >>> import kanmg
+        >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(4, degree=3), free_knots=2)])
+        >>> network.num_coefficients, network.knot_logits(np.arange(9.0))
+        (9, [array([[7., 8.]])])
+        """
+        logits: list[Any] = []
+        begin = self.offsets[-1]
+        for layer in self.layers:
+            if not isinstance(layer, Spline) or not layer.free_knots:
+                logits.append(None)
+                continue
+            logits.append(theta[begin : begin + layer.num_logits].reshape(layer.num_inputs, layer.free_knots))
+            begin += layer.num_logits
+        return logits
+
+    def at(self, theta: Any) -> Network:
+        """Return the network with its knots fixed where training has moved them.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        Network
+            Of `num_coefficients - num_logits` coefficients, the first ones of `theta`. The network itself if no knots
+            are free.
+
+        Raises
+        ------
+        NonFiniteError
+            If a logit is not finite.
+
+        Examples
+        --------
+        >>> import kanmg
+        >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(2, degree=1), free_knots=True)])
+        >>> fixed = network.at(np.array([0.0, 1.0, 0.0, 1.0, -1.0]))
+        >>> fixed.num_coefficients, fixed.layers[0].knots[0].breakpoints.round(4).tolist()
+        (3, [-1.0, 0.754, 1.0])
+        """
+        if not self.num_logits:
+            return self
+        logits = self.knot_logits(theta)
+        layers = [
+            layer if isinstance(layer, Affine) else layer.at(own)
+            for layer, own in zip(self.layers, logits, strict=True)
+        ]
+        return Network(layers, domain=self.domain)
+
+    def flatten(self, arrays: Sequence[Any], logits: Any = None) -> Any:
         """Join the layers' coefficients in one new flat vector: the inverse of `unflatten`.
 
         Parameters
         ----------
         arrays : sequence of ndarray or Tensor
             One array of shape `layer.shape` per layer.
+        logits : ndarray or Tensor, shape (num_logits,), optional
+            Of free knots; by default zero, which leaves the knots where they are in the layers.
 
         Returns
         -------
@@ -316,8 +425,10 @@ class Network:
         if actual != expected:
             raise ShapeError(f"the arrays have the shapes {actual} but the network's layers have {expected}.")
         if isinstance(arrays[0], torch.Tensor):
-            return torch.cat([array.reshape(-1) for array in arrays])
-        return np.concatenate([np.reshape(array, -1) for array in arrays])
+            ends = [arrays[0].new_zeros(self.num_logits) if logits is None else logits]
+            return torch.cat([array.reshape(-1) for array in arrays] + ends)
+        ends = [np.zeros(self.num_logits, np.asarray(arrays[0]).dtype) if logits is None else logits]
+        return np.concatenate([np.reshape(array, -1) for array in arrays] + ends)
 
     def refine(self) -> Network:
         """Bisect every cell of every spline layer: the next level."""
@@ -396,6 +507,28 @@ def _check_widths(kind: str, num_inputs: Any, num_outputs: Any) -> None:
             raise KanmgTypeError(f"`{kind}` got `{name}={width!r}`. Pass an integer, at least 1.")
         if width < 1:
             raise KanmgValueError(f"`{kind}` got `{name}={width}`. It must be at least 1.")
+
+
+def _num_groups(free_knots: Any, num_intervals: int, outside: str) -> int:
+    """Check how many groups of cells have lengths of their own; 0: none."""
+    if not isinstance(free_knots, bool | int | np.integer):
+        raise KanmgTypeError(
+            f"`Spline` got `free_knots={free_knots!r}`. Pass True, False, or a number of groups of cells."
+        )
+    number = num_intervals if free_knots is True else int(free_knots)
+    if number == 0:
+        return 0
+    if number < 2 or num_intervals % number:
+        raise KanmgValueError(
+            f"`Spline` got `free_knots={free_knots!r}` for {num_intervals} cells. Pass True if there are several, or a "
+            "number of groups, at least 2, that divides the number of cells."
+        )
+    if outside == "zero":
+        raise KanmgValueError(
+            "`Spline` got `free_knots` and `outside='zero'`, which sums B-splines between the knots outside the "
+            "interval: these have no derivatives of their own. Use `outside='extend'`, or fixed knots."
+        )
+    return number
 
 
 def _knots_per_input(knots: Any, num_inputs: int) -> tuple[Knots, ...]:
