@@ -317,7 +317,7 @@ class CPUEvaluator(Evaluator):
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
             paths = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
-            arguments = JetArguments(theta, x, *paths, self._knots)
+            arguments = JetArguments(theta, x, *paths, knots=self._knots)
             known, kept = memory.find(arguments), None
             if known is not None:
                 fields[kernels.KNOWN_JETS] = known
