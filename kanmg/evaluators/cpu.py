@@ -316,8 +316,8 @@ class CPUEvaluator(Evaluator):
         kernel, (task, memory) = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
-            paths = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
-            arguments = JetArguments(theta, x, *paths, knots=self._knots)
+            lines, own, bends = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
+            arguments = JetArguments(theta, x, lines, own, bends, self._knots)
             known, kept = memory.find(arguments), None
             if known is not None:
                 fields[kernels.KNOWN_JETS] = known

@@ -18,7 +18,9 @@ from kanmg.arrays import as_array, check_dtype, resolve_dtype, row_chunks
 from kanmg.errors import ShapeError
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
+from kanmg.evaluators.torch_free_knots import TorchFreeSpline
 from kanmg.evaluators.torch_layers import torch_layer
+from kanmg.network import Spline
 from kanmg.threads import fitting_threads
 
 if TYPE_CHECKING:
@@ -66,11 +68,18 @@ class ReferenceEvaluator(Evaluator):
     """
 
     name: ClassVar[str] = "reference"
+    takes_free_knots: ClassVar[bool] = True
 
     def __init__(self, network: Network, dtype: Any, device: str | torch.device = "cpu") -> None:
         super().__init__(network, resolve_dtype(dtype))
         self.device = torch.device(device)
-        self._layers = [torch_layer(layer, getattr(torch, self.dtype.name), self.device) for layer in network.layers]
+        numbers = getattr(torch, self.dtype.name)
+        self._layers = [
+            TorchFreeSpline(layer, numbers, self.device)
+            if isinstance(layer, Spline) and layer.free_knots
+            else torch_layer(layer, numbers, self.device)
+            for layer in network.layers
+        ]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.network, self.dtype, self.device)
@@ -128,8 +137,14 @@ class ReferenceEvaluator(Evaluator):
         zeros = x.new_zeros(shape)
         series = [x, slopes, zeros if curvatures is None else 0.5 * curvatures][: order + 1]
         series += [zeros] * (order + 1 - len(series))
+        logits = self.network.offsets[-1]
         for layer, (start, stop) in zip(self._layers, pairwise(self.network.offsets), strict=True):
-            series = layer.propagate(theta[..., start:stop], series)
+            own = layer
+            if isinstance(layer, TorchFreeSpline):
+                shape = layer.layer.num_inputs, layer.layer.free_knots
+                own = layer.at(theta[..., logits : logits + layer.layer.num_logits].unflatten(-1, shape))
+                logits += layer.layer.num_logits
+            series = own.propagate(theta[..., start:stop], series)
         return [math.factorial(j) * coefficient for j, coefficient in enumerate(series)]
 
     def value(self, theta: Array, x: Array) -> Array:
