@@ -112,6 +112,7 @@ class Hierarchy(Sequence[Level]):
         self._transfers = tuple(
             Transfer(index, coarse, fine, self._dtype) for index, (coarse, fine) in enumerate(pairwise(networks))
         )
+        self._choice = evaluator
         build = _evaluator_factory(evaluator, self._device)
         self._levels = tuple(
             Level(index, network, _build(build, network, self._dtype)) for index, network in enumerate(networks)
@@ -199,6 +200,17 @@ class Hierarchy(Sequence[Level]):
     def domain(self) -> Domain | None:
         """One interval (a, b) per input; None if the first layer is affine and no domain was given."""
         return self._levels[0].network.domain
+
+    def fixed(self) -> Hierarchy:
+        """Return the hierarchy with fixed knots: those that training would begin with.
+
+        Returns
+        -------
+        Hierarchy
+            A new one, also if no knots are free.
+        """
+        networks = [level.network.fixed() for level in self._levels]
+        return Hierarchy(networks, dtype=self._dtype, device=self._device, evaluator=self._choice)
 
     def prolong(self, theta: Any, source: int = 0, target: int = -1) -> Any:
         """Take coefficients from level `source` to the finer level `target`: the network's values stay the same.

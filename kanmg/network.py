@@ -201,6 +201,16 @@ class Network:
         ]
         return Network(layers, domain=self.domain)
 
+    def fixed(self) -> Network:
+        """Return the network with fixed knots, those of the layers."""
+        layers = [
+            Spline(layer.num_inputs, layer.num_outputs, knots=layer.knots, outside=layer.outside)
+            if isinstance(layer, Spline)
+            else layer
+            for layer in self.layers
+        ]
+        return Network(layers, domain=self.domain)
+
     def flatten(self, arrays: Sequence[Any], logits: Any = None) -> Any:
         """Join the layers' coefficients in one new flat vector: the inverse of `unflatten`.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kanmg.cycles import Cycle
-    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.evaluators.base import Array
     from kanmg.history import Record
     from kanmg.problems.fields import Field
     from kanmg.problems.terms import Term
@@ -217,10 +217,9 @@ def _hierarchy_of_window(hierarchy: Hierarchy, axis: int, start: float, stop: fl
     """Return the same hierarchy for another interval of one input."""
     networks = [_network_of_window(level.network, axis, start, stop) for level in hierarchy]
     # The evaluator of a network with free knots is made of one of another class.
-    evaluators: list[Evaluator] = [getattr(level.evaluator, "inner", level.evaluator) for level in hierarchy]
-    classes = iter(map(type, evaluators))
+    classes: Any = iter([type(getattr(level.evaluator, "inner", level.evaluator)) for level in hierarchy])
 
-    def build(network: Network, dtype: Any) -> Evaluator:
+    def build(network: Network, dtype: Any) -> Any:
         return next(classes)(network, dtype)
 
     return Hierarchy(networks, dtype=hierarchy.dtype, device=hierarchy.device, evaluator=build)

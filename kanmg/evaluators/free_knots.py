@@ -238,7 +238,7 @@ class FreeKnotEvaluator(Evaluator):
             return taken
         flat = rows.reshape(-1, rows.shape[-1])
         product = np.ascontiguousarray((self._is_at.tangent.T @ flat.T).T, self.dtype)
-        return product.reshape(*rows.shape[:-1], -1)
+        return product.reshape(*rows.shape[:-1], self.network.num_coefficients)
 
     def _restricted(self, matrix: Array) -> Array:
         """Take a symmetric matrix of second derivatives to coefficients and logits."""

@@ -141,8 +141,7 @@ class ReferenceEvaluator(Evaluator):
         for layer, (start, stop) in zip(self._layers, pairwise(self.network.offsets), strict=True):
             own = layer
             if isinstance(layer, TorchFreeSpline):
-                shape = layer.layer.num_inputs, layer.layer.free_knots
-                own = layer.at(theta[..., logits : logits + layer.layer.num_logits].unflatten(-1, shape))
+                own = layer.at(theta[..., logits : logits + layer.layer.num_logits])
                 logits += layer.layer.num_logits
             series = own.propagate(theta[..., start:stop], series)
         return [math.factorial(j) * coefficient for j, coefficient in enumerate(series)]

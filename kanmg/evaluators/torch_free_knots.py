@@ -23,14 +23,14 @@ class TorchFreeSpline(TorchSpline):
         super().__init__(layer, dtype, device)
         knots, groups = layer.knots, layer.free_knots
         breakpoints = torch.tensor(np.stack([own.breakpoints for own in knots]), dtype=dtype, device=device)
-        self._reference = breakpoints
-        self._lengths = breakpoints.diff().unflatten(1, (groups, -1))
+        self._lengths = breakpoints.diff().reshape(len(knots), groups, -1)
         self._outer = self.vectors - torch.where(
             torch.arange(self.vectors.shape[1], device=device) < self.degree, self.lower[:, None], self.upper[:, None]
         )
 
     def at(self, logits: torch.Tensor) -> TorchFreeSpline:
-        """Return the layer for logits of shape (..., num_inputs, free_knots), shared or one for each sample."""
+        """Return the layer for logits of shape (num_logits,), or (N, num_logits) with one row for each sample."""
+        logits = logits.reshape(*logits.shape[:-1], self.layer.num_inputs, self.layer.free_knots)
         moved = object.__new__(TorchFreeSpline)
         moved.__dict__.update(self.__dict__)
         total = (self.upper - self.lower)[:, None]

@@ -357,7 +357,6 @@ class Problem(ABC):
         """
         size, own = len(theta), to_host(theta)
         num_entries = self.num_residuals * (evaluator.entries_per_residual + self.num_parameters)
-        # Logits of free knots are treated as parameters are.
         return Linearisation(
             evaluator.network.at(own[: evaluator.network.num_coefficients]),
             size,
