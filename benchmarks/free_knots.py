@@ -68,7 +68,7 @@ class Target:
 
 
 def layer(x: Any) -> Any:
-    """A boundary layer at the left end of (0, 1)."""
+    """Evaluate a boundary layer at the left end of (0, 1)."""
     return (1.0 - np.exp(-x[:, 0] / EPSILON)) / (1.0 - np.exp(-1.0 / EPSILON))
 
 

@@ -45,8 +45,8 @@ def test_all_methods_agree_with_automatic_differentiation(build, degree, outside
     case = case_with_logits(network).curved()
     expected = case.results(ReferenceEvaluator(network, "float64"))
     evaluator = FreeKnotEvaluator(network, "float64", build)
-    for own, wanted in zip(case.results(evaluator), expected, strict=True):
-        own, wanted = np.asarray(own), np.asarray(wanted)
+    for result, number in zip(case.results(evaluator), expected, strict=True):
+        own, wanted = np.asarray(result), np.asarray(number)
         assert own.shape == wanted.shape
         assert np.abs(own - wanted).max() <= 1e-12 * np.abs(wanted).max()
 
