@@ -37,6 +37,7 @@ from kanmg.errors import (
 )
 from kanmg.hierarchy import Hierarchy, Level, Transfer, uniform_hierarchy
 from kanmg.initialisation import initial_coefficients
+from kanmg.knot_choice import choose_knots
 from kanmg.network import Affine, Network, Spline
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.piecewise import PiecewiseSolution
@@ -117,6 +118,7 @@ __all__ = [
     "Transform",
     "VCycle",
     "__version__",
+    "choose_knots",
     "clamped_knots",
     "convergence_study",
     "default_method",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from kanmg.problems.collocation import Collocation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kanmg.evaluators.base import Array
+    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.network import Network
     from kanmg.solution import Solution
 
 __all__ = ["ConvergenceStudy", "convergence_study"]
@@ -262,9 +263,19 @@ def _solve_levels(
 
 def _alone(level: Level, hierarchy: Hierarchy) -> Hierarchy:
     """Return a hierarchy of one level, with the evaluator there is."""
-    return Hierarchy(
-        [level.network], dtype=hierarchy.dtype, device=hierarchy.device, evaluator=lambda *_: level.evaluator
-    )
+    given = _Given(level.evaluator)
+    return Hierarchy([level.network], dtype=hierarchy.dtype, device=hierarchy.device, evaluator=given)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Builds the evaluator that there is."""
+
+    evaluator: Evaluator
+    takes_free_knots: ClassVar[bool] = True
+
+    def __call__(self, network: Network, dtype: np.dtype[Any]) -> Evaluator:  # noqa: ARG002 - it was built for them
+        return self.evaluator
 
 
 def _default_method(problem: Problem, hierarchy: Hierarchy) -> Any:

@@ -126,9 +126,10 @@ class Factor:
 class Coordinates:
     """Coordinates v of a network's coefficients u: v = C^T u, gradients g_v = C^-1 g_u.
 
-    C is block diagonal, one triangular block for every input of a spline layer, the same for all outputs; affine
-    layers, and the parameters of a problem behind the coefficients, keep their own coordinates. A step v - D g_v is the
-    step u - C^-T D C^-1 g_u: descent in the metric C D^-1 C^T.
+    C is block diagonal, one triangular block for every input of a spline layer, the same for all outputs. Affine layers
+    keep their own coordinates, and so does what is behind the coefficients: the parameters of a problem, and logits of
+    free knots, whose splines are changed as those on the knots before training. A step v - D g_v is the step
+    u - C^-T D C^-1 g_u: descent in the metric C D^-1 C^T.
 
     All products are computed in float64 and returned in the vector's dtype.
 

@@ -111,7 +111,7 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     is_deep = sum(isinstance(layer, Spline) for layer in networks[0].layers) > _MOST_LAYERS_TO_ACCELERATE
     share = _RESIDUALS_PER_COEFFICIENT / max(problem.num_residuals, 1)
     coarse = [min(1.0, share * network.num_coefficients) for network in networks[:-1]]
-    has_choice = len(networks[0].layers) > 1
+    has_choice = len(networks[0].layers) > 1 or networks[0].num_logits > 0
     starts = Starts(8, steps=30, fraction=coarse[0] if coarse else 1.0, keep=2, further_steps=100) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(acceleration=not is_deep),
@@ -146,7 +146,8 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
     coarse = [share * network.num_coefficients for network in networks[:-1]]
     coarse = [part if part < _MOST_OF_THE_SAMPLES else 1.0 for part in coarse]
     part = _part_held_back(problem.num_samples)
-    has_choice = len(networks[0].layers) > 1
+    # A single layer with fixed knots has one minimum.
+    has_choice = len(networks[0].layers) > 1 or networks[0].num_logits > 0
     starts = Starts(16, steps=30, fraction=coarse[0] if coarse else 1.0) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(),
@@ -182,7 +183,7 @@ def _part_held_back(num_samples: int) -> float:
 
 def _starts_of_regression(problem: Problem, coarsest: Network) -> int | Starts:
     """Return several starts where there can be several minima: where layers follow each other."""
-    if len(coarsest.layers) == 1:
+    if len(coarsest.layers) == 1 and not coarsest.num_logits:
         return 1
     fraction = _SAMPLES_PER_COEFFICIENT * coarsest.num_coefficients / max(problem.num_samples, 1)
     return Starts(fraction=fraction if fraction < _MOST_OF_THE_SAMPLES else 1.0)

@@ -122,7 +122,9 @@ def fair(
        doi:10.1214/ss/1038425655
     """
     objective = Objective(problem, level)
-    rows = jumps(level.network, problem.num_parameters)
+    # Where knots are free, the penalty is that of the knots that fairing begins with.
+    fixed = level.network.at(_numpy(theta)[: level.network.num_coefficients])
+    rows = jumps(fixed, len(theta) - fixed.num_coefficients)
     sizes = np.abs(rows @ _numpy(theta))
     loss, held_back = objective.value(theta), problem.validation_loss(level.evaluator, theta)
     steps = 0

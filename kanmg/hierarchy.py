@@ -64,7 +64,8 @@ class Hierarchy(Sequence[Level]):
     evaluator : {"auto", "cpu", "cuda", "dense", "reference"} or callable
         "cpu" and "cuda": kernels that touch only the functions that are not zero, for that device; "dense": matrix
         products, for wide layers of few cells; "auto": the one of them that is faster, level by level; "reference":
-        plain torch. A class or function is called with the network and the dtype and returns an `Evaluator`.
+        plain torch. A class or function is called with a network and the dtype and returns an `Evaluator`; where knots
+        are free, with a network that has all interior knots twice.
 
     Attributes
     ----------
@@ -111,6 +112,7 @@ class Hierarchy(Sequence[Level]):
         self._transfers = tuple(
             Transfer(index, coarse, fine, self._dtype) for index, (coarse, fine) in enumerate(pairwise(networks))
         )
+        self._choice = evaluator
         build = _evaluator_factory(evaluator, self._device)
         self._levels = tuple(
             Level(index, network, _build(build, network, self._dtype)) for index, network in enumerate(networks)
@@ -198,6 +200,17 @@ class Hierarchy(Sequence[Level]):
     def domain(self) -> Domain | None:
         """One interval (a, b) per input; None if the first layer is affine and no domain was given."""
         return self._levels[0].network.domain
+
+    def fixed(self) -> Hierarchy:
+        """Return the hierarchy with fixed knots: those that training would begin with.
+
+        Returns
+        -------
+        Hierarchy
+            A new one, also if no knots are free.
+        """
+        networks = [level.network.fixed() for level in self._levels]
+        return Hierarchy(networks, dtype=self._dtype, device=self._device, evaluator=self._choice)
 
     def prolong(self, theta: Any, source: int = 0, target: int = -1) -> Any:
         """Take coefficients from level `source` to the finer level `target`: the network's values stay the same.
@@ -301,6 +314,7 @@ def uniform_hierarchy(
     domain: tuple[float, float] | Sequence[tuple[float, float]] = (-1.0, 1.0),
     lift: Literal["affine"] | None = None,
     outside: Outside = "extend",
+    free_knots: bool | int = False,
     dtype: Any = "float64",
     device: Any = "cpu",
     evaluator: EvaluatorChoice = "auto",
@@ -322,6 +336,9 @@ def uniform_hierarchy(
         Make the first layer affine instead of splines.
     outside : {"extend", "linear", "clamp", "zero", "error"}, default "extend"
         What splines are outside their interval, see `kanmg.Spline`.
+    free_knots : bool or int, default False
+        Whether the knots are trained too, see `kanmg.Spline`: True moves those of the coarsest level, a number so many
+        groups of its cells; finer levels bisect the cells.
     dtype, device, evaluator
         As for `Hierarchy`.
 
@@ -353,7 +370,7 @@ def uniform_hierarchy(
             continue
         own = intervals if number == 0 else ((-1.0, 1.0),) * num_inputs
         knots = [uniform_knots(num_intervals, degree=degree, domain=interval) for interval in own]
-        layers.append(Spline(num_inputs, num_outputs, knots=knots, outside=outside))
+        layers.append(Spline(num_inputs, num_outputs, knots=knots, outside=outside, free_knots=free_knots))
     network = Network(layers, domain=intervals)
     return Hierarchy.from_network(network, num_levels, dtype=dtype, device=device, evaluator=evaluator)
 
@@ -395,6 +412,10 @@ def _cuda_factory(choice: str, device: str) -> EvaluatorFactory:
 
 def _build(build: EvaluatorFactory, network: Network, dtype: np.dtype[Any]) -> Evaluator:
     """Build an evaluator and check that it is one."""
+    if network.num_logits and not getattr(getattr(build, "func", build), "takes_free_knots", False):
+        from kanmg.evaluators.free_knots import FreeKnotEvaluator  # noqa: PLC0415 - as the other implementations
+
+        return FreeKnotEvaluator(network, dtype, partial(_build, build))
     evaluator = build(network, dtype)
     if not isinstance(evaluator, Evaluator):
         raise KanmgTypeError(

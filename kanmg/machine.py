@@ -355,7 +355,7 @@ class Machine:
         order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2). A shifted loss
         need not have a minimum, though: it is followed no further than to a decrease by all of the fine loss.
         """
-        stack, transfer = self._stack, self._transfers[level - 1]
+        stack, transfer = self._stack, self._stack.transfer(level)
         fine = stack.known(level)
         restricted = transfer.restrict(fine.gradient)
         origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
@@ -380,7 +380,7 @@ class Machine:
                 f"the method's program ascends to level {level} but has not descended from it. Write "
                 f"`Descend({level})` before `Ascend({level})`."
             )
-        direction = self._transfers[level - 1].prolong(coarse.theta - coarse.correction.origin)
+        direction = self._stack.transfer(level).prolong(coarse.theta - coarse.correction.origin)
         self._stack.drop(level - 1)
         self.position.advance()
         if coarse.correction.tau is None and direction.any():

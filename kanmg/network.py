@@ -1,4 +1,4 @@
-"""Spline and affine layers, and the networks that compose them: shapes and the layout of the coefficients.
+"""The networks that compose layers: shapes and the layout of the coefficients.
 
 Nothing here holds coefficients or computes values. A network says how many coefficients there are and where each
 layer's lie in the one flat vector; evaluators compute with them.
@@ -11,187 +11,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
-from kanmg.splines.bspline import OUTSIDE_POLICIES, Outside
-from kanmg.splines.knots import Knots, refine
+from kanmg.layers import OUTSIDE_POLICIES, Affine, Domain, Layer, Outside, Spline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = ["OUTSIDE_POLICIES", "Affine", "Domain", "Layer", "Network", "Outside", "Spline", "as_domain"]
 
-Domain: TypeAlias = tuple[tuple[float, float], ...]
-"""One interval (a, b) per input."""
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class Spline:
-    """A layer of univariate splines, one from every input to every output.
-
-    Output q is the sum over the inputs p of `phi_pq(x_p)` with `phi_pq = sum_i c[p, i, q] B_{p,i}`.
-
-    Parameters
-    ----------
-    num_inputs, num_outputs : int
-        P and Q, at least 1.
-    knots : Knots or sequence of Knots
-        The knots of all inputs, or one for each. All of one degree and one number of intervals.
-    outside : {"extend", "linear", "clamp", "zero", "error"}, default "extend"
-        What the splines are outside their interval: the end cell's polynomial goes on; the tangent at the end point;
-        the value at the end point; the bare sum of B-splines; or a `DomainError`.
-
-    Attributes
-    ----------
-    knots : tuple of Knots
-        Always one per input.
-    shape : tuple of int
-        (P, m, Q), the shape of the layer's coefficients; m basis functions.
-
-    Raises
-    ------
-    ShapeError
-        If the number of knot vectors is not `num_inputs`.
-    KanmgValueError, KanmgTypeError
-        If the knots differ in degree or in the number of intervals, or an argument is none of the above.
-
-    Examples
-    --------
-    >>> import kanmg
-    >>> layer = kanmg.Spline(2, 5, knots=kanmg.uniform_knots(8, degree=3))
-    >>> layer.shape, layer.num_coefficients
-    ((2, 11, 5), 110)
-    >>> layer.refine().shape
-    (2, 19, 5)
-    """
-
-    num_inputs: int
-    num_outputs: int
-    knots: tuple[Knots, ...]
-    outside: Outside
-
-    def __init__(
-        self, num_inputs: int, num_outputs: int, *, knots: Knots | Sequence[Knots], outside: Outside = "extend"
-    ) -> None:
-        _check_widths("Spline", num_inputs, num_outputs)
-        if outside not in OUTSIDE_POLICIES:
-            valid = ", ".join(f"'{policy}'" for policy in OUTSIDE_POLICIES)
-            raise KanmgValueError(f"`outside={outside!r}` is unknown. Use one of {valid}.")
-        object.__setattr__(self, "num_inputs", int(num_inputs))
-        object.__setattr__(self, "num_outputs", int(num_outputs))
-        object.__setattr__(self, "knots", _knots_per_input(knots, int(num_inputs)))
-        object.__setattr__(self, "outside", outside)
-
-    @property
-    def degree(self) -> int:
-        """Polynomial degree k of the splines."""
-        return self.knots[0].degree
-
-    @property
-    def num_intervals(self) -> int:
-        """Number of cells n of every knot vector."""
-        return self.knots[0].num_intervals
-
-    @property
-    def num_basis(self) -> int:
-        """Number of basis functions m = n + k per input."""
-        return self.knots[0].num_basis
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape (P, m, Q) of the coefficients."""
-        return (self.num_inputs, self.num_basis, self.num_outputs)
-
-    @property
-    def num_coefficients(self) -> int:
-        """Number of coefficients P m Q."""
-        return math.prod(self.shape)
-
-    @property
-    def domain(self) -> Domain:
-        """The interval (a, b) of every input's knots."""
-        return tuple(knots.domain for knots in self.knots)
-
-    def refine(self) -> Spline:
-        """Bisect every cell: a layer whose splines contain this one's."""
-        refined = {knots: refine(knots) for knots in set(self.knots)}
-        return Spline(
-            self.num_inputs,
-            self.num_outputs,
-            knots=[refined[knots] for knots in self.knots],
-            outside=self.outside,
-        )
-
-    def __repr__(self) -> str:
-        knots = repr(self.knots[0]) if len(set(self.knots)) == 1 else repr(list(self.knots))
-        return f"Spline({self.num_inputs}, {self.num_outputs}, knots={knots}, outside={self.outside!r})"
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class Affine:
-    """A layer `y = W^T x + b`.
-
-    Refinement leaves it alone: an affine layer is the same on all levels.
-
-    Parameters
-    ----------
-    num_inputs, num_outputs : int
-        P and Q, at least 1.
-    bias : bool, default True
-        Whether there is a b.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (P + 1, Q), the shape of the layer's coefficients: the weights W, then b as last row; (P, Q) without bias.
-
-    Examples
-    --------
-    >>> import kanmg
-    >>> kanmg.Affine(2, 5).shape
-    (3, 5)
-    """
-
-    num_inputs: int
-    num_outputs: int
-    bias: bool
-
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True) -> None:
-        _check_widths("Affine", num_inputs, num_outputs)
-        object.__setattr__(self, "num_inputs", int(num_inputs))
-        object.__setattr__(self, "num_outputs", int(num_outputs))
-        object.__setattr__(self, "bias", bool(bias))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape (P + 1, Q) of the coefficients, or (P, Q) without bias."""
-        return (self.num_inputs + int(self.bias), self.num_outputs)
-
-    @property
-    def num_coefficients(self) -> int:
-        """Number of coefficients."""
-        return math.prod(self.shape)
-
-    def refine(self) -> Affine:
-        """Return the layer itself."""
-        return self
-
-    def __repr__(self) -> str:
-        return f"Affine({self.num_inputs}, {self.num_outputs}{'' if self.bias else ', bias=False'})"
-
-
-Layer: TypeAlias = Spline | Affine
-
 
 @dataclass(frozen=True, init=False, repr=False)
 class Network:
     """Layers that feed each other, and the layout of their coefficients in one flat vector.
 
-    Immutable and compared by value; it holds no coefficients.
+    Immutable and compared by value; it holds no coefficients. Where knots are free, the logits that they follow from
+    stand behind the coefficients of all layers, in the same vector.
 
     Parameters
     ----------
@@ -253,10 +92,15 @@ class Network:
         """Number of inputs, of hidden values after every layer, and of outputs."""
         return (self.num_inputs, *(layer.num_outputs for layer in self.layers))
 
-    @property
+    @cached_property
     def num_coefficients(self) -> int:
-        """Length of the flat vector of all coefficients."""
-        return self.offsets[-1]
+        """Length of the flat vector: coefficients of all layers, and logits of free knots."""
+        return self.offsets[-1] + self.num_logits
+
+    @cached_property
+    def num_logits(self) -> int:
+        """Number of the logits that free knots follow from: the last entries of the flat vector."""
+        return sum(layer.num_logits for layer in self.layers if isinstance(layer, Spline))
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -293,13 +137,89 @@ class Network:
             for layer, (start, stop) in zip(self.layers, pairwise(self.offsets), strict=True)
         ]
 
-    def flatten(self, arrays: Sequence[Any]) -> Any:
+    def knot_logits(self, theta: Any) -> list[Any]:
+        """Return the logits that the layers' knots follow from as views of the flat vector.
+
+        Parameters
+        ----------
+        theta : ndarray or Tensor, shape (num_coefficients,)
+
+        Returns
+        -------
+        list of ndarray, Tensor or None
+            One array of shape (num_inputs, free_knots) per layer; None where the knots are fixed.
+
+        Examples
+        --------
+        >>> import kanmg
+        >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(4, degree=3), free_knots=2)])
+        >>> network.num_coefficients, network.knot_logits(np.arange(9.0))
+        (9, [array([[7., 8.]])])
+        """
+        logits: list[Any] = []
+        begin = self.offsets[-1]
+        for layer in self.layers:
+            if not isinstance(layer, Spline) or not layer.free_knots:
+                logits.append(None)
+                continue
+            logits.append(theta[begin : begin + layer.num_logits].reshape(layer.num_inputs, layer.free_knots))
+            begin += layer.num_logits
+        return logits
+
+    def at(self, theta: Any) -> Network:
+        """Return the network with its knots fixed where training has moved them.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (num_coefficients,)
+
+        Returns
+        -------
+        Network
+            Of `num_coefficients - num_logits` coefficients, the first ones of `theta`. The network itself if no knots
+            are free.
+
+        Raises
+        ------
+        NonFiniteError
+            If a logit is not finite.
+
+        Examples
+        --------
+        >>> import kanmg
+        >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(2, degree=1), free_knots=True)])
+        >>> fixed = network.at(np.array([0.0, 1.0, 0.0, 1.0, -1.0]))
+        >>> fixed.num_coefficients, fixed.layers[0].knots[0].breakpoints.round(4).tolist()
+        (3, [-1.0, 0.754, 1.0])
+        """
+        if not self.num_logits:
+            return self
+        logits = self.knot_logits(theta)
+        layers = [
+            layer if isinstance(layer, Affine) else layer.at(own)
+            for layer, own in zip(self.layers, logits, strict=True)
+        ]
+        return Network(layers, domain=self.domain)
+
+    def fixed(self) -> Network:
+        """Return the network with fixed knots, those of the layers."""
+        layers = [
+            Spline(layer.num_inputs, layer.num_outputs, knots=layer.knots, outside=layer.outside)
+            if isinstance(layer, Spline)
+            else layer
+            for layer in self.layers
+        ]
+        return Network(layers, domain=self.domain)
+
+    def flatten(self, arrays: Sequence[Any], logits: Any = None) -> Any:
         """Join the layers' coefficients in one new flat vector: the inverse of `unflatten`.
 
         Parameters
         ----------
         arrays : sequence of ndarray or Tensor
             One array of shape `layer.shape` per layer.
+        logits : ndarray or Tensor, shape (num_logits,), optional
+            Of free knots; by default zero, which leaves the knots where they are in the layers.
 
         Returns
         -------
@@ -316,8 +236,10 @@ class Network:
         if actual != expected:
             raise ShapeError(f"the arrays have the shapes {actual} but the network's layers have {expected}.")
         if isinstance(arrays[0], torch.Tensor):
-            return torch.cat([array.reshape(-1) for array in arrays])
-        return np.concatenate([np.reshape(array, -1) for array in arrays])
+            ends = [arrays[0].new_zeros(self.num_logits) if logits is None else logits]
+            return torch.cat([array.reshape(-1) for array in arrays] + ends)
+        ends = [np.zeros(self.num_logits, np.asarray(arrays[0]).dtype) if logits is None else logits]
+        return np.concatenate([np.reshape(array, -1) for array in arrays] + ends)
 
     def refine(self) -> Network:
         """Bisect every cell of every spline layer: the next level."""
@@ -387,39 +309,6 @@ def _domain_of_inputs(first: Layer, domain: Any) -> Domain | None:
             "Leave `domain` out: it is meant for networks whose first layer is affine."
         )
     return first.domain
-
-
-def _check_widths(kind: str, num_inputs: Any, num_outputs: Any) -> None:
-    """Refuse widths that are not positive integers."""
-    for name, width in (("num_inputs", num_inputs), ("num_outputs", num_outputs)):
-        if isinstance(width, bool) or not isinstance(width, int | np.integer):
-            raise KanmgTypeError(f"`{kind}` got `{name}={width!r}`. Pass an integer, at least 1.")
-        if width < 1:
-            raise KanmgValueError(f"`{kind}` got `{name}={width}`. It must be at least 1.")
-
-
-def _knots_per_input(knots: Any, num_inputs: int) -> tuple[Knots, ...]:
-    """One knot vector per input, all of one degree and one number of intervals."""
-    per_input = tuple(knots) if np.iterable(knots) else (knots,) * num_inputs
-    for entry in per_input:
-        if not isinstance(entry, Knots):
-            raise KanmgTypeError(
-                f"`knots` must be `Knots`, or one per input, but got {type(entry).__name__}. "
-                "Write `kanmg.uniform_knots(5, degree=3)` or `kanmg.knots_from_breakpoints(points, degree=3)`."
-            )
-    if len(per_input) != num_inputs:
-        raise ShapeError(
-            f"`Spline` has {num_inputs} inputs but got {len(per_input)} knot vectors. "
-            "Pass one `Knots` for all inputs, or one for each."
-        )
-    for name in ("degree", "num_intervals"):
-        found = sorted({getattr(entry, name) for entry in per_input})
-        if len(found) > 1:
-            raise KanmgValueError(
-                f"the knots of one `Spline` have `{name}` {found}; all inputs of a layer must have the same. "
-                "Different layers may differ."
-            )
-    return per_input
 
 
 def _check_layers(layers: tuple[Any, ...]) -> None:

@@ -137,7 +137,8 @@ def power_relu_mlp(network: Network, theta: Any, *, plain: bool = False) -> torc
     ----------
     network : Network
     theta : ndarray or Tensor, shape (num_coefficients,)
-        Its coefficients; their dtype, float64 or float32, and device are the module's.
+        Its coefficients; their dtype, float64 or float32, and device are the module's. Free knots stay where their
+        logits have moved them.
     plain : bool, default False
         False: the powers of the first k + 1 knots of every input go on as polynomials on the left, so that the module
         is the same function everywhere. True: all are cut off at zero, so that it is the same where no value lies left
@@ -170,7 +171,10 @@ def power_relu_mlp(network: Network, theta: Any, *, plain: bool = False) -> torc
     )
     """
     given = _tensor(theta)
-    arrays = network.unflatten(to_power_relu(_extending(network, plain), given.cpu()).weights)
+    network.unflatten(given)  # checks the shape
+    network = network.at(given.cpu())
+    coefficients = given[: network.num_coefficients]
+    arrays = network.unflatten(to_power_relu(_extending(network, plain), coefficients.cpu()).weights)
     modules: list[torch.nn.Module] = []
     for number, (layer, weights) in enumerate(zip(network.layers, arrays, strict=True)):
         if isinstance(layer, Affine):

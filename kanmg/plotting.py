@@ -324,14 +324,15 @@ def _layer_names(number: int) -> list[str]:
 
 
 def _network(solution: Solution) -> Any:
-    return _checked(solution).hierarchy[solution.level].network
+    return _checked(solution).network
 
 
 def _edge(solution: Solution, layer: int, p: int, q: int) -> tuple[Array, Array, Array]:
     """Points, values and breakpoints of one edge's function on its interval."""
     network = _network(solution)
     edges: Spline | Affine = network.layers[layer]
-    coefficients = np.asarray(network.unflatten(np.asarray(solution.coefficients, dtype=np.float64))[layer])
+    theta = np.asarray(solution.coefficients, dtype=np.float64)[: network.num_coefficients]
+    coefficients = np.asarray(network.unflatten(theta)[layer])
     if isinstance(edges, Affine):
         a, b = network.domain[p] if layer == 0 and network.domain is not None else (-1.0, 1.0)
         x = np.linspace(a, b, POINTS_PER_EDGE)

@@ -116,7 +116,7 @@ def to_power_relu(network: Network, theta: Any) -> PowerReLUNetwork:
     ----------
     network : Network
     theta : ndarray or Tensor, shape (num_coefficients,)
-        Its coefficients u.
+        Its coefficients u. Free knots stay where their logits have moved them.
 
     Returns
     -------
@@ -143,7 +143,9 @@ def to_power_relu(network: Network, theta: Any) -> PowerReLUNetwork:
     """
     coefficients = np.asarray(as_array(theta, "theta"), np.float64)
     network.unflatten(coefficients)  # checks the shape
-    return PowerReLUNetwork(network, relu_coordinates(network).from_coefficients(coefficients))
+    fixed = network.at(coefficients)
+    own = coefficients[: fixed.num_coefficients]
+    return PowerReLUNetwork(fixed, relu_coordinates(fixed).from_coefficients(own))
 
 
 def from_power_relu(relu: PowerReLUNetwork) -> Array:
@@ -156,7 +158,7 @@ def from_power_relu(relu: PowerReLUNetwork) -> Array:
     Returns
     -------
     ndarray, shape (num_coefficients,)
-        float64.
+        Of `relu.network`, whose knots are fixed. float64.
 
     Notes
     -----

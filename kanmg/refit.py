@@ -64,8 +64,9 @@ def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> Fl
     True
     """
     values = sample_rows(network, x)
-    arrays = [np.array(array, np.float64) for array in network.unflatten(np.asarray(theta))]
-    for number, (layer, following) in enumerate(pairwise(network.layers)):
+    given = np.asarray(theta)
+    arrays = [np.array(array, np.float64) for array in network.unflatten(given)]
+    for number, (layer, following) in enumerate(pairwise(network.at(given).layers)):
         values = evaluate_layer(layer, arrays[number], values)
         if not isinstance(following, Spline) or not can_shift(layer):
             continue
@@ -85,5 +86,5 @@ def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> Fl
                 scale[q], shift[q] = ratio, offset
         arrays[number] = rescale(layer, arrays[number], scale, shift)
         values = scale * values + shift
-    result: FloatArray = network.flatten(arrays)
+    result: FloatArray = network.flatten(arrays, given[network.offsets[-1] :])
     return result

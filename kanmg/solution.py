@@ -91,6 +91,14 @@ class Solution:
     parameters: Mapping[str, float] = field(default_factory=dict)
     ansatz: Ansatz | None = None
 
+    @property
+    def network(self) -> Network:
+        """The network of the solution's level; free knots are fixed where training has moved them.
+
+        Its coefficients are the first `network.num_coefficients` of the solution's.
+        """
+        return self.hierarchy[self.level].network.at(self.coefficients)
+
     def __call__(self, x: Any) -> Any:
         """Evaluate the network, or the fields that the problem makes of it.
 
@@ -357,6 +365,7 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
         "knots": [knots.vector for knots in distinct],
         "knots_of_inputs": [distinct.index(knots) for knots in layer.knots],
         "outside": layer.outside,
+        "free_knots": layer.free_knots,
     }
 
 
@@ -372,4 +381,6 @@ def _build_layer(description: dict[str, Any]) -> Layer:
         return Affine(num_inputs, num_outputs, bias=description["bias"])
     distinct = [Knots(vector, description["degree"]) for vector in description["knots"]]
     knots = [distinct[index] for index in description["knots_of_inputs"]]
-    return Spline(num_inputs, num_outputs, knots=knots, outside=description["outside"])
+    # Files of earlier versions know of no free knots.
+    free_knots = description.get("free_knots", 0)
+    return Spline(num_inputs, num_outputs, knots=knots, outside=description["outside"], free_knots=free_knots)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kanmg.problems.drawing import Drawn
     from kanmg.problems.linearisation import Linearisation
     from kanmg.program import Variant, Weigh
+    from kanmg.transfers import PaddedTransfer, Transfer
     from kanmg.weighting import Weights
 
 __all__ = ["Correction", "Frame", "Known", "Remembering", "Stack", "Start"]
@@ -187,7 +188,7 @@ class Stack:
         if correction is None or correction.variant == "tau":
             inner: SmoothFunction = self._objective(level, fraction, self[level])
         else:
-            transfer = self.transfers[level]
+            transfer = self.transfer(level + 1)
             fine = self._model(level + 1, fraction)
             theta = self[level + 1].theta
             network = self._hierarchy[level].network
@@ -198,6 +199,14 @@ class Stack:
         if correction is None or correction.tau is None:
             return inner
         return ShiftedObjective(inner, correction.tau, correction.origin)
+
+    def transfer(self, level: int) -> Transfer | PaddedTransfer:
+        """Return the transfer of corrections of a level; free knots are those of the iterate that is corrected."""
+        iterate = level
+        # The variable of Galerkin's variant is a correction, not an iterate.
+        while (correction := self[iterate].correction) is not None and correction.variant == "galerkin":
+            iterate += 1
+        return self.transfers[level - 1].at(self[iterate].theta)
 
     def _objective(self, level: int, fraction: float, frame: Frame) -> Objective:
         """Return the objective of a level on a part of the samples: made once, as it counts its work."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kanmg.cycles import Cycle
-    from kanmg.evaluators.base import Array, Evaluator
+    from kanmg.evaluators.base import Array
     from kanmg.history import Record
     from kanmg.problems.fields import Field
     from kanmg.problems.terms import Term
@@ -216,9 +216,10 @@ def _file_of_window(checkpoint: Any, number: int) -> Path:
 def _hierarchy_of_window(hierarchy: Hierarchy, axis: int, start: float, stop: float) -> Hierarchy:
     """Return the same hierarchy for another interval of one input."""
     networks = [_network_of_window(level.network, axis, start, stop) for level in hierarchy]
-    classes = iter([type(level.evaluator) for level in hierarchy])
+    # The evaluator of a network with free knots is made of one of another class.
+    classes: Any = iter([type(getattr(level.evaluator, "inner", level.evaluator)) for level in hierarchy])
 
-    def build(network: Network, dtype: Any) -> Evaluator:
+    def build(network: Network, dtype: Any) -> Any:
         return next(classes)(network, dtype)
 
     return Hierarchy(networks, dtype=hierarchy.dtype, device=hierarchy.device, evaluator=build)
@@ -232,7 +233,8 @@ def _network_of_window(network: Network, axis: int, start: float, stop: float) -
         return Network(network.layers, domain=domain)
     knots = list(first.knots)
     knots[axis] = _knots_of_window(knots[axis], start, stop)
-    return Network([Spline(first.num_inputs, first.num_outputs, knots=knots, outside=first.outside), *others])
+    layer = Spline(first.num_inputs, first.num_outputs, knots=knots, outside=first.outside, free_knots=first.free_knots)
+    return Network([layer, *others])
 
 
 def _knots_of_window(knots: Knots, start: float, stop: float) -> Knots:
@@ -331,9 +333,8 @@ class _Asked:
 
 def _frozen(before: Solution, axis: int, start: float) -> Array:
     """Return the coefficients of a solution at the end of its window, constant in time."""
-    network = before.hierarchy[before.level].network
     theta = before.coefficients.copy()
-    first, layer = network.unflatten(theta)[0], network.layers[0]
+    first, layer = before.hierarchy[before.level].network.unflatten(theta)[0], before.network.layers[0]
     if isinstance(layer, Spline):
         first[axis] = evaluate_spline(layer.knots[axis], first[axis], [start])
     elif layer.bias:

@@ -14,12 +14,12 @@ import numpy as np
 import scipy  # its subpackages are loaded when they are first used
 import torch
 
-from kanmg.errors import NestingError
+from kanmg.errors import KanmgValueError, NestingError
 from kanmg.network import Affine, Spline
 from kanmg.row_matrix import RowMatrix
 from kanmg.splines.knots import check_nested, missing_breakpoints
 from kanmg.splines.transfer import injection_matrix, prolongation_matrix
-from kanmg.vectors import Copies, is_tensor, joined, stacked, zeros
+from kanmg.vectors import Copies, is_tensor, joined, stacked, to_host, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +41,10 @@ class Transfer:
 
     All matrices are computed in float64 when first asked for, then cast to the hierarchy's dtype. Vectors that are
     tensors on a device are multiplied there, with copies of the matrices that are made once.
+
+    Where knots are free, both levels follow from the same logits, which stand behind the coefficients and are the same
+    on both. The matrices for coefficients depend on them: `prolong` and `inject` take those for the logits that they
+    are given, `at` fixes them, `prolongation`, `restriction` and `injection` are those for the knots of the layers.
 
     Parameters
     ----------
@@ -90,6 +94,43 @@ class Transfer:
         """The L2 projections onto the coarse splines, laid out like `prolongation`, which they undo."""
         return tuple(_diagonal(blocks, self.dtype) for blocks in self._blocks(injection_matrix))
 
+    def at(self, theta: Array) -> Transfer | PaddedTransfer:
+        """Return the transfer for the knots of some coefficients: linear, whatever the logits that it is given.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (coarse.num_coefficients,) or (fine.num_coefficients,)
+
+        Returns
+        -------
+        Transfer or PaddedTransfer
+            The transfer itself if no knots are free.
+        """
+        number = self.coarse.num_logits
+        if not number:
+            return self
+        own = to_host(theta)
+        logits = own[len(own) - number :]
+        mark = logits.tobytes()
+        if mark != self._fixed.get("mark"):
+            coarse, fine = (network.at(_with_logits(network, logits)) for network in (self.coarse, self.fine))
+            fixed = PaddedTransfer(Transfer(self.index, coarse, fine, self.dtype), number)
+            self._fixed.update(mark=mark, transfer=fixed)
+        found: PaddedTransfer = self._fixed["transfer"]
+        return found
+
+    @cached_property
+    def _fixed(self) -> Copies[str, Any]:
+        """The transfer for the knots that were asked for last."""
+        return Copies()
+
+    def _refuse_free_knots(self, method: str, argument: str) -> None:
+        if self.coarse.num_logits:
+            raise KanmgValueError(
+                f"`transfer.{method}` depends on where free knots are. Write `transfer.at(theta).{method}({argument})` "
+                "with the coefficients of one of the two levels."
+            )
+
     def prolong(self, theta: Array) -> Array:
         """Take coefficients from coarse to fine: the functions stay the same.
 
@@ -101,6 +142,8 @@ class Transfer:
         -------
         ndarray, shape (fine.num_coefficients,)
         """
+        if self.coarse.num_logits:
+            return self.at(theta).prolong(theta)
         if is_tensor(theta):
             there: Array = self._there("prolong", theta).times(theta)
             return there
@@ -117,6 +160,7 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
+        self._refuse_free_knots("restrict", "gradient")
         if is_tensor(gradient):
             there: Array = self._there("restrict", gradient).times(gradient)
             return there
@@ -133,6 +177,7 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients, coarse.num_coefficients)
         """
+        self._refuse_free_knots("restrict_matrix", "matrix")
         if is_tensor(matrix):
             there = self._there("restrict", matrix)
             product: Array = there.times(there.times(matrix).T)
@@ -168,6 +213,8 @@ class Transfer:
         -------
         ndarray, shape (coarse.num_coefficients,)
         """
+        if self.coarse.num_logits:
+            return self.at(theta).inject(theta, kind)
         given: Any = theta
         # torch multiplies on as many threads as the user has set, unlike NumPy. The copy is for torch, which shares no
         # read-only memory.
@@ -228,13 +275,18 @@ class PaddedTransfer:
 
     Parameters
     ----------
-    transfer : Transfer
+    transfer : Transfer or PaddedTransfer
     size : int
         Number of these entries.
     """
 
-    transfer: Transfer
+    transfer: Transfer | PaddedTransfer
     size: int
+
+    def at(self, theta: Array) -> PaddedTransfer:
+        """Return the transfer for the knots of some coefficients, see `Transfer.at`."""
+        fixed = self.transfer.at(theta[: len(theta) - self.size])
+        return self if fixed is self.transfer else PaddedTransfer(fixed, self.size)
 
     def prolong(self, theta: Array) -> Array:
         """Take coefficients from coarse to fine, and what is behind them as it is."""
@@ -290,6 +342,11 @@ def _diagonal(blocks: list[Any], dtype: np.dtype[Any]) -> scipy.sparse.csr_array
     return scipy.sparse.block_diag(blocks, format="csr", dtype=dtype)
 
 
+def _with_logits(network: Network, logits: Array) -> Array:
+    """Return coefficients, zero, with logits behind them."""
+    return np.concatenate([np.zeros(network.offsets[-1]), logits])
+
+
 def _stacked_injections(coarse: Layer, fine: Layer, kind: InjectionKind, dtype: np.dtype[Any]) -> torch.Tensor | None:
     """Stack the injections of a spline layer's inputs, or one for all if they have the same knots."""
     if not (isinstance(coarse, Spline) and isinstance(fine, Spline)):
@@ -313,7 +370,7 @@ def _check_nested(index: int, coarse: Network, fine: Network) -> None:
 
 def _check_layers(where: str, coarse: Layer, fine: Layer) -> None:
     """Refuse a layer that differs from the coarser level's in anything but its cells."""
-    for name in ("__class__", "num_inputs", "num_outputs", "bias", "degree", "outside"):
+    for name in ("__class__", "num_inputs", "num_outputs", "bias", "degree", "outside", "free_knots"):
         old, new = getattr(coarse, name, None), getattr(fine, name, None)
         if old != new:
             what = "type" if name == "__class__" else name

@@ -255,3 +255,18 @@ def test_a_layer_by_hand():
     layer = PowerReLU(torch.zeros(2, 1), torch.ones(2, 1, 3), torch.full((2, 1), 2.0), degree=2)
     assert layer(torch.tensor([[4.0, -4.0], [2.0, 6.0]])).tolist() == [[4.0] * 3, [10.0] * 3]
     assert repr(layer) == "PowerReLU(2, 3, num_channels=1, degree=2)"
+
+
+def test_free_knots_stay_where_they_are():
+    knots = kanmg.uniform_knots(4, degree=3)
+    network = kanmg.Network([kanmg.Affine(2, 3), kanmg.Spline(3, 1, knots=knots, free_knots=True)])
+    rng = np.random.default_rng(5)
+    theta = np.concatenate([rng.standard_normal(network.offsets[-1]), 0.5 * rng.standard_normal(network.num_logits)])
+    x = rng.uniform(-0.3, 0.3, (50, 2))
+    expected = ReferenceEvaluator(network, "float64").value(theta, x)
+    relu = kanmg.to_power_relu(network, theta)
+    np.testing.assert_allclose(relu(x), expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(kanmg.from_power_relu(relu), theta[: network.offsets[-1]], rtol=0, atol=1e-9)
+    points = torch.from_numpy(x)
+    for module in (kanmg.nn.power_relu_mlp(network, theta), kanmg.nn.SplineNetwork(network, theta)):
+        np.testing.assert_allclose(module(points).detach().numpy(), expected, rtol=0, atol=1e-10)

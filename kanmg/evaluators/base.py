@@ -11,7 +11,7 @@ import scipy  # its subpackages are loaded when they are first used
 import torch
 
 from kanmg.arrays import as_array, check_dtype, row_chunks
-from kanmg.errors import ShapeError
+from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.threads import fitting_threads
 from kanmg.vectors import is_tensor
 
@@ -89,7 +89,15 @@ class Evaluator(ABC):
 
     name: ClassVar[str]
 
+    takes_free_knots: ClassVar[bool] = False
+    """Whether the class evaluates networks with free knots by itself."""
+
     def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
+        if network.num_logits and not self.takes_free_knots:
+            raise KanmgValueError(
+                f"`{type(self).__name__}` evaluates networks with fixed knots. Write "
+                f"`kanmg.FreeKnotEvaluator(network, dtype, {type(self).__name__})`, or let `kanmg.Hierarchy` do that."
+            )
         self.network = network
         self.dtype = dtype
 
@@ -279,6 +287,21 @@ class Evaluator(ABC):
     def entries_per_residual(self) -> int:
         """Entries of each row of `jet_jacobian_rows`, at most."""
         return self.network.num_coefficients
+
+    def move_knots(self, network: Network) -> bool:  # noqa: ARG002 - of interest to subclasses
+        """Go on with a network whose free knots are elsewhere, and which differs from this evaluator's in nothing else.
+
+        Parameters
+        ----------
+        network : Network
+            With every interior knot of layers with free knots twice.
+
+        Returns
+        -------
+        bool
+            False, the default, if a new evaluator must be built.
+        """
+        return False
 
     @property
     @abstractmethod

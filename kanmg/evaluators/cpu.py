@@ -14,7 +14,7 @@ from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.jet_kernels import MAX_ORDER, make_jet_sweep
 from kanmg.evaluators.jet_memory import JetArguments, JetMemory
-from kanmg.evaluators.plan import jet_plan, make_plan
+from kanmg.evaluators.plan import jet_plan, make_plan, move_knots
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.evaluators.strips import StripProduct
 from kanmg.evaluators.sweep import make_sweep
@@ -85,6 +85,8 @@ class CPUEvaluator(Evaluator):
         self._task = Task(self._plan, self.dtype)
         self._jet_tasks: dict[tuple[int, int], tuple[Task, JetMemory]] = {}
         self._kernels: dict[Any, int] = {}
+        # Of knots that have been moved.
+        self._knots: Array | None = None
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)
@@ -157,17 +159,19 @@ class CPUEvaluator(Evaluator):
         theta, x = self._coefficients(theta), self._points(x)
         directions, curvatures = self._checked_paths(len(x), directions, curvatures)
         residuals = self._checked(residuals, "residuals", (len(x), len(cotangents)))
-        size = self._num_coefficients
-        matrix, vector = np.zeros((size, size), self.dtype), np.zeros(size, self.dtype)
+        sums: tuple[Array, Array] | None = None
         for rows in row_chunks(len(x), len(cotangents) * self._strips.entries_per_row, _STRIP_ENTRIES):
             lines = directions[:, rows] if directions.ndim == 3 else directions
             bends = None if curvatures is None else curvatures[:, rows]
             own = [Jet(jet.value[rows], tuple(part[:, rows] for part in jet.derivatives)) for jet in cotangents]
             strips, cells = self._jet_strips(theta, x[rows], lines, bends, own)
             part = self._strips.multiply(strips, cells, np.ascontiguousarray(residuals[rows].T).ravel())
-            matrix += part[0]
-            vector += part[1]
-        return matrix, vector
+            # Large matrices take longer to be cleared and added than to be multiplied.
+            sums = part if sums is None else (sums[0] + part[0], sums[1] + part[1])
+        if sums is None:
+            size = self._num_coefficients
+            return np.zeros((size, size), self.dtype), np.zeros(size, self.dtype)
+        return sums
 
     def jet_jacobian_rows(
         self,
@@ -256,6 +260,13 @@ class CPUEvaluator(Evaluator):
             self._run(theta, points, fields, make=make_tangent)
         return result
 
+    def move_knots(self, network: Network) -> bool:
+        if not move_knots(self._plan, network):
+            return False
+        self.network, self._knots = network, self._plan.tables.copy()
+        self.__dict__.pop("_reference", None)
+        return True
+
     @property
     def cost_per_sample(self) -> float:
         return self._costs[1]
@@ -305,8 +316,8 @@ class CPUEvaluator(Evaluator):
         kernel, (task, memory) = self._kernel(make_jet_sweep), self._jet_tasks[directions, order]
         gradient_size = self._plan.num_coefficients if gradient else 0
         with task.lock:
-            paths = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
-            arguments = JetArguments(theta, x, *paths)
+            lines, own, bends = map(fields.get, (kernels.DIRECTIONS, kernels.OWN_DIRECTIONS, kernels.CURVATURES))
+            arguments = JetArguments(theta, x, lines, own, bends, self._knots)
             known, kept = memory.find(arguments), None
             if known is not None:
                 fields[kernels.KNOWN_JETS] = known

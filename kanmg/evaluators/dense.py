@@ -12,7 +12,7 @@ from kanmg.arrays import row_chunks
 from kanmg.evaluators import kernels
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense_kernels import make_dense_basis
-from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.plan import make_plan, move_knots
 from kanmg.evaluators.tasks import Task, compiled, num_parts, owners_of_locks
 from kanmg.network import Affine, Network, Spline
 
@@ -85,6 +85,13 @@ class DenseCPUEvaluator(CPUEvaluator):
     def forget_threads(self) -> None:
         """Let go of what threads of the parent process held."""
         self._lock = threading.Lock()
+
+    def move_knots(self, network: Network) -> bool:
+        with self._lock:
+            for stage, layer in zip(self._stages, network.layers, strict=True):
+                if isinstance(stage, _SplineStage):
+                    move_knots(stage.plan, Network([layer]))
+            return super().move_knots(network)
 
     def value(self, theta: Array, x: Array) -> Array:
         theta, x = self._coefficients(theta), self._points(x)

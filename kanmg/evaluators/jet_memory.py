@@ -18,13 +18,14 @@ _CALLS = 16
 
 
 class JetArguments(NamedTuple):
-    """All that the jets of a network depend on; see `Evaluator`."""
+    """All that the jets of a network depend on, see `Evaluator`; and the tables of knots that have been moved."""
 
     theta: Array
     x: Array
     directions: Array | None
     own_directions: Array | None
     curvatures: Array | None
+    knots: Array | None
 
 
 class _Call(NamedTuple):

@@ -17,8 +17,9 @@ from scipy.interpolate import BSpline
 
 from kanmg.network import OUTSIDE_POLICIES, Affine, Network, Spline
 from kanmg.splines import Knots, local_basis
+from kanmg.splines.free_knots import MovingKnots
 
-__all__ = ["Padding", "Plan", "jet_plan", "make_plan"]
+__all__ = ["Padding", "Plan", "jet_plan", "make_plan", "move_knots"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -191,7 +192,10 @@ def _fill_spline(row: IntArray, layer: Spline, degree: int, tables: _Pile) -> tu
     num_cells = layer.num_intervals + 2 * outer_cells
     shared = len(set(layer.knots)) == 1
     inputs = layer.knots[:1] if shared else layer.knots
-    blocks = [_table(knots, uniform, outer_cells, degree) for knots in inputs]
+    if isinstance(layer.knots[0], MovingKnots):
+        blocks = list(_moving_tables(layer, degree))
+    else:
+        blocks = [_table(knots, uniform, outer_cells, degree) for knots in inputs]
     row[[KIND, CELLS, UNIFORM, OUTSIDE]] = SPLINE, num_cells, uniform, OUTSIDE_POLICIES.index(layer.outside)
     row[TABLE] = tables.put((inputs, uniform, outer_cells), np.concatenate(blocks))
     row[TABLE_STRIDE] = 0 if shared else blocks[0].size
@@ -233,6 +237,71 @@ def _table(knots: Knots, uniform: bool, outer_cells: int, degree: int) -> FloatA
             polynomials = np.concatenate([_outer_polynomials(knots, 0), polynomials, _outer_polynomials(knots, 1)])
         numbers = [breakpoints[:1], breakpoints[-1:], breakpoints, 1.0 / lengths, _widened(polynomials, degree)]
     return np.concatenate([np.ravel(part) for part in numbers])
+
+
+def move_knots(plan: Plan, network: Network) -> bool:
+    """Write the tables of layers with free knots anew, in the place of those before.
+
+    Parameters
+    ----------
+    plan : Plan
+    network : Network
+        That differs from the plan's in the places of free knots only.
+
+    Returns
+    -------
+    bool
+        Whether there are any.
+    """
+    degree, moves = len(plan.marker) - 1, False
+    for row, layer in zip(plan.layers, network.layers, strict=True):
+        if isinstance(layer, Spline) and isinstance(layer.knots[0], MovingKnots):
+            tables, moves = _moving_tables(layer, degree), True
+            plan.tables[row[TABLE] : row[TABLE] + tables.size] = tables.ravel()
+    return moves
+
+
+def _moving_tables(layer: Spline, degree: int) -> FloatArray:
+    """Compute what `_table` does for free knots, of all inputs at once: shape (P, any).
+
+    Their interior knots are double: every second cell is empty, and the kernels never find a value in it.
+    """
+    k, n = layer.degree, layer.num_intervals
+    vectors = np.stack([knots.vector for knots in layer.knots])
+    breakpoints = vectors[:, k : k + n + 1]
+    cells = (n + 1) // 2
+    polynomials = np.zeros((len(vectors), n, degree + 1, degree + 1))
+    polynomials[:, ::2, : k + 1, : k + 1] = _moving_polynomials(vectors, k, cells).transpose(2, 3, 1, 0)
+    inverses = np.ones((len(vectors), n))
+    inverses[:, ::2] = 1.0 / (breakpoints[:, 1::2] - breakpoints[:, ::2])
+    numbers = [breakpoints[:, :1], breakpoints[:, -1:], breakpoints, inverses, polynomials.reshape(len(vectors), -1)]
+    return np.concatenate(numbers, axis=1)
+
+
+def _moving_polynomials(vectors: FloatArray, degree: int, cells: int) -> FloatArray:
+    """Power coefficients of the local functions of every second cell: shape (function, power, P, cells).
+
+    The recursion of Cox and de Boor on polynomials of the place in the cell, from 0 to 1.
+    """
+
+    def knots(shift: int) -> FloatArray:
+        return vectors[:, degree + shift : degree + shift + 2 * cells - 1 : 2]
+
+    start, length = knots(0), knots(1) - knots(0)
+    values = np.zeros((degree + 1, degree + 1, *start.shape))
+    values[0, 0] = 1.0
+    for d in range(1, degree + 1):
+        carried = np.zeros(values.shape[1:])
+        for s in range(d):
+            left, right = knots(s + 1 - d), knots(s + 1)
+            width = right - left
+            slope, own = length / width, values[s]
+            rising = (start - left) / width * own
+            rising[1:] += slope * own[:-1]
+            values[s] = carried + own - rising
+            carried = rising
+        values[d] = carried
+    return values
 
 
 def _widened(polynomials: FloatArray, degree: int) -> FloatArray:

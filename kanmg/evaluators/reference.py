@@ -18,6 +18,7 @@ from kanmg.arrays import as_array, check_dtype, resolve_dtype, row_chunks
 from kanmg.errors import ShapeError
 from kanmg.evaluators.base import Array, Evaluator, Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
+from kanmg.evaluators.torch_free_knots import TorchFreeSpline
 from kanmg.evaluators.truncated_powers import torch_layers
 from kanmg.threads import fitting_threads
 
@@ -75,6 +76,7 @@ class ReferenceEvaluator(Evaluator):
     """
 
     name: ClassVar[str] = "reference"
+    takes_free_knots: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -147,8 +149,13 @@ class ReferenceEvaluator(Evaluator):
         zeros = x.new_zeros(shape)
         series = [x, slopes, zeros if curvatures is None else 0.5 * curvatures][: order + 1]
         series += [zeros] * (order + 1 - len(series))
+        logits = self.network.offsets[-1]
         for layer, (start, stop) in zip(self._layers, pairwise(self.network.offsets), strict=True):
-            series = layer.propagate(theta[..., start:stop], series)
+            own = layer
+            if isinstance(layer, TorchFreeSpline):
+                own = layer.at(theta[..., logits : logits + layer.layer.num_logits])
+                logits += layer.layer.num_logits
+            series = own.propagate(theta[..., start:stop], series)
         return [math.factorial(j) * coefficient for j, coefficient in enumerate(series)]
 
     def value(self, theta: Array, x: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 
 from kanmg.errors import KanmgValueError
+from kanmg.evaluators.torch_free_knots import TorchFreeSpline
 from kanmg.evaluators.torch_layers import TorchAffine, TorchSpline
 from kanmg.network import Affine
 
@@ -100,7 +101,11 @@ def _torch_layer(number: int, layer: Layer, dtype: torch.dtype, device: torch.de
     if isinstance(layer, Affine):
         return TorchAffine(layer)
     if basis == "recursion":
-        return TorchSpline(layer, dtype, device)
+        return (TorchFreeSpline if layer.free_knots else TorchSpline)(layer, dtype, device)
+    if layer.free_knots:
+        raise KanmgValueError(
+            f"layer {number} has free knots, but `basis='truncated-power'` needs uniform ones. Use `basis='recursion'`."
+        )
     for knots in layer.knots:
         if not knots.is_uniform:
             raise KanmgValueError(

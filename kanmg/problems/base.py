@@ -358,7 +358,7 @@ class Problem(ABC):
         size, own = len(theta), to_host(theta)
         num_entries = self.num_residuals * (evaluator.entries_per_residual + self.num_parameters)
         return Linearisation(
-            evaluator.network,
+            evaluator.network.at(own[: evaluator.network.num_coefficients]),
             size,
             num_entries,
             lambda: self.jacobian_rows(evaluator, own),

@@ -35,7 +35,8 @@ class Linearisation:
     Parameters
     ----------
     network : Network
-        Whose coefficients the first columns belong to; those of a problem's parameters follow.
+        With fixed knots, whose coefficients the first columns belong to; those of logits of free knots and of a
+        problem's parameters follow.
     num_coefficients : int
         Columns of J.
     num_entries : int
