@@ -158,7 +158,7 @@ class Measure:
     Examples
     --------
     >>> import numpy as np
-    >>> Measure("error", relative_l2).of(np.array([[1.01]]), np.array([[1.0]])).round(3)
+    >>> round(Measure("error", relative_l2).of(np.array([[1.01]]), np.array([[1.0]])), 3)
     0.01
     """
 
