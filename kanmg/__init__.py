@@ -50,11 +50,12 @@ from kanmg.refit import refit
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.bfgs import BFGS
+from kanmg.smoothers.geometry import ChangeOfBasis, Metric
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
-from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, refine, uniform_knots
+from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, power_relu_matrix, refine, uniform_knots
 from kanmg.starts import Starts
 from kanmg.time_windows import march
 from kanmg.weighting import Attention, Balance
@@ -68,6 +69,7 @@ __all__ = [
     "Affine",
     "Attention",
     "Balance",
+    "ChangeOfBasis",
     "CheckpointError",
     "Collocation",
     "Constant",
@@ -88,6 +90,7 @@ __all__ = [
     "Knots",
     "Level",
     "LevenbergMarquardt",
+    "Metric",
     "NestedIteration",
     "NestingError",
     "Network",
@@ -120,6 +123,7 @@ __all__ = [
     "knots_from_breakpoints",
     "load",
     "march",
+    "power_relu_matrix",
     "refine",
     "refit",
     "sampling",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kanmg.errors import CheckpointError, KanmgTypeError, KanmgValueError
 from kanmg.monitor import Candidate
 from kanmg.program import Smooth
+from kanmg.smoothers.base import Smoother
 from kanmg.stack import Correction, Frame, Known, Start
 from kanmg.storage import describe, read_file, write_file
 from kanmg.weighting import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
 
@@ -177,11 +178,20 @@ def _known_classes(program: Program) -> dict[str, type]:
     """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
     classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known, Start, Weights)}
     modules: Iterable[str] = {
-        type(instruction.smoother).__module__
+        type(smoother).__module__
         for instruction in program.prologue + program.cycle
         if isinstance(instruction, Smooth)
+        for smoother in _with_wrapped(instruction.smoother)
     }
     for module in modules:
         found = vars(sys.modules[module]).values()
         classes |= {cls.__qualname__: cls for cls in found if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
     return classes
+
+
+def _with_wrapped(smoother: Smoother[Any]) -> Iterator[Smoother[Any]]:
+    """Go through a smoother and those that it wraps: their states lie in its own."""
+    yield smoother
+    for value in vars(smoother).values():
+        if isinstance(value, Smoother):
+            yield from _with_wrapped(value)

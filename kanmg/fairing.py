@@ -217,6 +217,7 @@ class FairedObjective:
         self.batch: int | None = None
         self.steps_per_epoch = objective.steps_per_epoch
         self.linear_part = objective.linear_part
+        self.network = objective.network
 
     @property
     def evaluations(self) -> int:

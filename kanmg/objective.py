@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Level
+    from kanmg.network import Network
     from kanmg.problems.base import Problem
     from kanmg.problems.linearisation import Linearisation
 
-__all__ = ["GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
+__all__ = ["DerivedObjective", "GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
 
 
 # The matrix of a correction is restricted from the finer level's, of 8 n^2 bytes: at most 1.2 GB.
@@ -50,6 +51,8 @@ class Objective:
         Multiply-adds of the evaluations so far.
     linear_part : slice
         Where the coefficients lie in which the network is linear: those of its last layer.
+    network : Network
+        Whose coefficients come first in the vectors that are passed; the problem's parameters follow.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class Objective:
         self.batch = batch
         self.steps_per_epoch = problem.steps_per_epoch
         self.linear_part = slice(*level.network.offsets[-2:])
+        self.network = level.network
         self.evaluations = 0
         self.work = 0.0
         self._evaluator = level.evaluator
@@ -247,7 +251,7 @@ class Objective:
         return to_device(array, self._home)
 
 
-class _Derived:
+class DerivedObjective:
     """An objective made from another one, whose counts and mini-batches it shares."""
 
     def __init__(self, objective: SmoothFunction) -> None:
@@ -282,8 +286,13 @@ class _Derived:
         """Where the coefficients lie in which the network is linear."""
         return self.objective.linear_part
 
+    @property
+    def network(self) -> Network | None:
+        """The network whose coefficients the variables are."""
+        return self.objective.network
 
-class ShiftedObjective(_Derived):
+
+class ShiftedObjective(DerivedObjective):
     """A coarse objective whose gradient is corrected by a constant: f(z) - <tau, z - origin>.
 
     With `tau = grad f(origin) - P^T grad f_fine(x)` its gradient at the origin is the restricted fine gradient, so that
@@ -333,7 +342,7 @@ class ShiftedObjective(_Derived):
         return self.objective.linearised(theta)
 
 
-class GalerkinObjective(_Derived):
+class GalerkinObjective(DerivedObjective):
     """The fine loss as a function of a coarse correction: e -> f(x + P e).
 
     Parameters
@@ -348,6 +357,8 @@ class GalerkinObjective(_Derived):
         M -> P^T M P for symmetric M, such as `transfer.restrict_matrix`; by default `restrict` on every row and column.
     linear_part : slice, optional
         Where the coarse coefficients of the last layer lie; by default nowhere.
+    network : Network, optional
+        The coarse one, for smoothers that ask for it.
 
     Attributes
     ----------
@@ -364,6 +375,7 @@ class GalerkinObjective(_Derived):
         restrict: Callable[[Array], Array],
         restrict_matrix: Callable[[Array], Array] | None = None,
         linear_part: slice = slice(0),
+        network: Network | None = None,
     ) -> None:
         super().__init__(objective)
         self.theta = theta
@@ -372,11 +384,17 @@ class GalerkinObjective(_Derived):
         self.restrict_matrix = restrict_matrix or self._restrict_by_rows
         self.last: tuple[Array, float, Array] | None = None
         self._linear_part = linear_part
+        self._network = network
 
     @property
     def linear_part(self) -> slice:
         """Where the coarse coefficients lie in which the network is linear."""
         return self._linear_part
+
+    @property
+    def network(self) -> Network | None:
+        """The coarse network, if it was given."""
+        return self._network
 
     def value(self, correction: Array) -> float:
         """Evaluate f(x + P e)."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from kanmg.evaluators.base import Array
+    from kanmg.network import Network
     from kanmg.problems.linearisation import Linearisation
 
 __all__ = ["SmoothFunction"]
@@ -26,6 +27,9 @@ class SmoothFunction(Protocol):
         Multiply-adds of the evaluations so far.
     linear_part : slice
         Where the coefficients lie in which the network is linear: those of its last layer. Asked for by few smoothers.
+    network : Network or None
+        Whose coefficients come first in the vectors that are passed; a problem's parameters follow. None where it is
+        not known. Asked for by few smoothers.
     """
 
     batch: int | None
@@ -35,6 +39,9 @@ class SmoothFunction(Protocol):
 
     @property
     def linear_part(self) -> slice: ...
+
+    @property
+    def network(self) -> Network | None: ...
 
     @property
     def evaluations(self) -> int: ...

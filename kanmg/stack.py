@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from kanmg.evaluators.base import Array
     from kanmg.hierarchy import Hierarchy
+    from kanmg.network import Network
     from kanmg.objective import SmoothFunction
     from kanmg.problems.base import Problem
     from kanmg.problems.drawing import Drawn
@@ -189,9 +190,10 @@ class Stack:
             transfer = self.transfers[level]
             fine = self._model(level + 1, fraction)
             theta = self[level + 1].theta
-            linear_part = slice(*self._hierarchy[level].network.offsets[-2:])
+            network = self._hierarchy[level].network
+            linear_part = slice(*network.offsets[-2:])
             inner = GalerkinObjective(
-                fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix, linear_part
+                fine, theta, transfer.prolong, transfer.restrict, transfer.restrict_matrix, linear_part, network
             )
         if correction is None or correction.tau is None:
             return inner
@@ -342,6 +344,11 @@ class Remembering:
     def linear_part(self) -> slice:
         """Where the model's coefficients lie in which the network is linear."""
         return self._model.linear_part
+
+    @property
+    def network(self) -> Network | None:
+        """The network whose coefficients the variables are."""
+        return self._model.network
 
     def value(self, theta: Array) -> float:
         """Return the model's value."""

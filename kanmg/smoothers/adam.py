@@ -80,6 +80,11 @@ class Adam(Smoother[AdamState]):
                 f"`Adam` got `schedule={self.schedule!r}`. Pass a function of the number of steps done, or None."
             )
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """No: a step takes what it is given as gradient."""
+        return False
+
     def init(self, objective: SmoothFunction, theta: Array) -> AdamState:  # noqa: ARG002
         """Begin with averages of zero; nothing is evaluated."""
         averages = zeros(theta.shape, theta)

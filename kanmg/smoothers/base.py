@@ -55,6 +55,11 @@ class Smoother(ABC, Generic[State]):
     operators that NumPy arrays and torch tensors share may touch the arrays: on a device they are tensors there.
     """
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """Whether steps rely on gradients being the derivatives of the values, as line searches and models do."""
+        return True
+
     @abstractmethod
     def init(self, objective: SmoothFunction, theta: Array) -> State:
         """Return the state of a run that starts at `theta`.

@@ -84,6 +84,11 @@ class TorchOptimizer(Smoother[TorchOptimizerState]):
         except (TypeError, ValueError) as error:
             raise KanmgValueError(f"`{self!r}` is refused: {error}. Pass the options that it takes.") from error
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """Of torch's own optimisers, `LBFGS` only."""
+        return issubclass(self.optimizer, torch.optim.LBFGS)
+
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
         return f"TorchOptimizer({self.optimizer.__module__}.{self.optimizer.__qualname__}{options})"
