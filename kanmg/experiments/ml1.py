@@ -10,6 +10,7 @@ from kanmg import gallery
 from kanmg.cycles import Cycle, FullMultigrid, NestedIteration, VCycle
 from kanmg.experiments.experiment import Experiment, Measure, Size, mean_square
 from kanmg.experiments.perceptrons import Perceptron
+from kanmg.experiments.schedules import in_relu_basis, nested
 from kanmg.experiments.splines import Splines
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
@@ -36,15 +37,15 @@ NOTES = """\
   and the initial coefficients; float64; errors at 10,000 unseen points.
 - An epoch is a call of torch's L-BFGS, which makes 20 iterations unless told otherwise. The main rows are kanmg's
   L-BFGS with 20 iterations an epoch; rows beyond use torch's own, without line search, and one iteration an epoch.
+- ReLU basis: the same initial function, trained in its coefficients (`kanmg.ChangeOfBasis`).
 - The paper prints the perceptrons' numbers of parameters only, 20, 120 and 500. One hidden layer has 21, 121 and 501,
   two of width 20 have 501. They are trained by torch's L-BFGS with a line search, 60 epochs of 20 iterations.
 """
 
 
-def nested(smoother: Smoother[Any], epochs: tuple[int, ...], iterations: int = ITERATIONS) -> Callable[[Size], Cycle]:
+def epochs(smoother: Smoother[Any], numbers: tuple[int, ...], iterations: int = ITERATIONS) -> Callable[[Size], Cycle]:
     """Return so many epochs on each level."""
-    steps = tuple(iterations * number for number in epochs)
-    return lambda size: NestedIteration(smoother, steps=size.scaled(steps))
+    return nested(smoother, *(iterations * number for number in numbers))
 
 
 def four_starts(size: Size) -> Cycle:
@@ -58,6 +59,14 @@ def eight_starts(size: Size) -> Cycle:
     first, *steps = size.scaled(tuple(ITERATIONS * number for number in (32, 16, 8, 20)))
     starts = Starts(8, steps=first, fraction=1 / 8)
     return NestedIteration(LBFGS(), steps=(0, *steps), coarse_fraction=0.5, starts=starts)
+
+
+def eight_starts_finer(size: Size) -> Cycle:
+    """Return the same on eight levels instead of four."""
+    first, *steps = size.scaled(tuple(ITERATIONS * number for number in (32, 12, 8, 6, 6, 6, 5, 5)))
+    starts = Starts(8, steps=first, fraction=1 / 8)
+    fractions = (1 / 8, 1 / 4, 1 / 2, 1.0, 1.0, 1.0, 1.0, 1.0)
+    return NestedIteration(LBFGS(), steps=(0, *steps), coarse_fraction=fractions, starts=starts)
 
 
 def v_cycle(size: Size) -> Cycle:
@@ -86,7 +95,9 @@ def perceptron(name: str, widths: tuple[int, ...], paper: str) -> Perceptron:
     )
 
 
+relu_lbfgs = in_relu_basis(LBFGS())
 torch_lbfgs = TorchOptimizer(torch.optim.LBFGS, **TORCH_OPTIONS)
+relu_torch = in_relu_basis(torch_lbfgs)
 
 EXPERIMENT = Experiment(
     name="ML-1",
@@ -95,23 +106,35 @@ EXPERIMENT = Experiment(
     make=lambda seed, size: gallery.ml1(size.num_points(20_000), seed=seed),
     measures=(Measure(MSE, mean_square), Measure("training loss")),
     variants=(
-        Splines(name="spline, coarse", paper={MSE: "1.65e-3 (4.2e-5)"}, level=0, method=nested(LBFGS(), COARSE)),
-        Splines(name="spline, fine", paper={MSE: "2.54e-3 (5.6e-3)"}, level=-1, method=nested(LBFGS(), FINE)),
-        Splines(name="spline, multilevel", paper={MSE: "3.67e-5 (7.2e-5)"}, method=nested(LBFGS(), MULTILEVEL)),
+        Splines(name="spline, coarse", paper={MSE: "1.65e-3 (4.2e-5)"}, level=0, method=epochs(LBFGS(), COARSE)),
+        Splines(name="spline, fine", paper={MSE: "2.54e-3 (5.6e-3)"}, level=-1, method=epochs(LBFGS(), FINE)),
+        Splines(name="spline, multilevel", paper={MSE: "3.67e-5 (7.2e-5)"}, method=epochs(LBFGS(), MULTILEVEL)),
+        Splines(name="ReLU basis, coarse", paper={MSE: "1.10e-2"}, level=0, method=epochs(relu_lbfgs, COARSE)),
+        Splines(name="ReLU basis, fine", paper={MSE: "1.35"}, level=-1, method=epochs(relu_lbfgs, FINE)),
+        Splines(name="ReLU basis, multilevel", paper={MSE: "1.06e-2"}, method=epochs(relu_lbfgs, MULTILEVEL)),
         perceptron("MLP [2,5,1]", (2, 5, 1), "2.94e-2"),
         perceptron("MLP [2,30,1]", (2, 30, 1), "1.02e-3"),
         perceptron("MLP [2,125,1]", (2, 125, 1), "3.33e-4"),
         perceptron("MLP [2,20,20,1]", (2, 20, 20, 1), "3.33e-4"),
-        Splines(name="torch's L-BFGS: coarse", beyond=True, level=0, method=nested(torch_lbfgs, COARSE, 1)),
-        Splines(name="torch's L-BFGS: fine", beyond=True, level=-1, method=nested(torch_lbfgs, FINE, 1)),
-        Splines(name="torch's L-BFGS: multilevel", beyond=True, method=nested(torch_lbfgs, MULTILEVEL, 1)),
-        Splines(name="1 iteration an epoch: coarse", beyond=True, level=0, method=nested(LBFGS(), COARSE, 1)),
-        Splines(name="1 iteration an epoch: fine", beyond=True, level=-1, method=nested(LBFGS(), FINE, 1)),
-        Splines(name="1 iteration an epoch: multilevel", beyond=True, method=nested(LBFGS(), MULTILEVEL, 1)),
-        Splines(name="coarse, same work", beyond=True, level=0, method=nested(LBFGS(), SAME_WORK)),
-        Splines(name="fine, same work", beyond=True, level=-1, method=nested(LBFGS(), SAME_WORK)),
+        Splines(name="torch's L-BFGS: coarse", beyond=True, level=0, method=epochs(torch_lbfgs, COARSE, 1)),
+        Splines(name="torch's L-BFGS: fine", beyond=True, level=-1, method=epochs(torch_lbfgs, FINE, 1)),
+        Splines(name="torch's L-BFGS: multilevel", beyond=True, method=epochs(torch_lbfgs, MULTILEVEL, 1)),
+        Splines(name="torch's L-BFGS, ReLU basis: coarse", beyond=True, level=0, method=epochs(relu_torch, COARSE, 1)),
+        Splines(name="torch's L-BFGS, ReLU basis: fine", beyond=True, level=-1, method=epochs(relu_torch, FINE, 1)),
+        Splines(name="torch's L-BFGS, ReLU basis: multilevel", beyond=True, method=epochs(relu_torch, MULTILEVEL, 1)),
+        Splines(name="1 iteration an epoch: coarse", beyond=True, level=0, method=epochs(LBFGS(), COARSE, 1)),
+        Splines(name="1 iteration an epoch: fine", beyond=True, level=-1, method=epochs(LBFGS(), FINE, 1)),
+        Splines(name="1 iteration an epoch: multilevel", beyond=True, method=epochs(LBFGS(), MULTILEVEL, 1)),
+        Splines(name="coarse, same work", beyond=True, level=0, method=epochs(LBFGS(), SAME_WORK)),
+        Splines(name="fine, same work", beyond=True, level=-1, method=epochs(LBFGS(), SAME_WORK)),
         Splines(name="fine, best of four starts", beyond=True, level=-1, method=four_starts),
         Splines(name="multilevel, eight starts", beyond=True, method=eight_starts),
+        Splines(
+            name="multilevel, eight starts, 640 cells",
+            beyond=True,
+            hierarchy={"num_levels": 8},
+            method=eight_starts_finer,
+        ),
         Splines(name="V-cycles", beyond=True, method=v_cycle, max_cycles=8),
         Splines(name="full multigrid", beyond=True, method=full_multigrid),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),

@@ -67,6 +67,11 @@ class Watched(Smoother[Any]):
     smoother: Smoother[Any]
     trace: Trace = field(compare=False, repr=False)
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """Whether the watched smoother does."""
+        return self.smoother.needs_derivatives
+
     def init(self, objective: SmoothFunction, theta: Array) -> Any:
         return self.smoother.init(objective, theta)
 
