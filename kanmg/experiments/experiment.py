@@ -124,11 +124,14 @@ class Variant(ABC):
         What the paper prints of this variant, by the names of the measures.
     beyond : bool, default False
         Whether the paper has no such variant.
+    most_seeds : int, optional
+        For what takes long: seeds from this number on are left out.
     """
 
     name: str
     paper: Mapping[str, str] = field(default_factory=dict)
     beyond: bool = False
+    most_seeds: int | None = None
 
     @abstractmethod
     def train(self, model: ModelProblem, seed: int, size: Size, *, progress: bool) -> Trained:

@@ -87,6 +87,7 @@ def perceptron(name: str, widths: tuple[int, ...], paper: str) -> Perceptron:
     return Perceptron(
         name=name,
         paper={MSE: paper},
+        most_seeds=2,
         widths=widths,
         activation="relu",
         optimizer=torch.optim.LBFGS,

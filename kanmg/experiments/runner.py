@@ -68,10 +68,11 @@ def run(
     store = Store(folder, experiment.name, size)
     shows = sys.stderr.isatty() if progress is None else progress
     results: list[Result] = []
-    with tqdm(total=number * len(variants), unit="run", dynamic_ncols=True, disable=not shows) as bar:
-        for seed in range(number):
+    runs = [[own for own in variants if own.most_seeds is None or seed < own.most_seeds] for seed in range(number)]
+    with tqdm(total=sum(map(len, runs)), unit="run", dynamic_ncols=True, disable=not shows) as bar:
+        for seed, of_seed in enumerate(runs):
             model: ModelProblem | None = None
-            for variant in variants:
+            for variant in of_seed:
                 bar.set_description(f"{variant.name}, seed {seed}")
                 result = store.read(variant.name, seed)
                 if result is None:
