@@ -126,6 +126,12 @@ EXPERIMENT = Experiment(
         Splines(name="1 iteration an epoch: coarse", beyond=True, level=0, method=epochs(LBFGS(), COARSE, 1)),
         Splines(name="1 iteration an epoch: fine", beyond=True, level=-1, method=epochs(LBFGS(), FINE, 1)),
         Splines(name="1 iteration an epoch: multilevel", beyond=True, method=epochs(LBFGS(), MULTILEVEL, 1)),
+        Splines(
+            name="polynomials go on: multilevel",
+            beyond=True,
+            hierarchy={"outside": "extend"},
+            method=epochs(LBFGS(), MULTILEVEL),
+        ),
         Splines(name="coarse, same work", beyond=True, level=0, method=epochs(LBFGS(), SAME_WORK)),
         Splines(name="fine, same work", beyond=True, level=-1, method=epochs(LBFGS(), SAME_WORK)),
         Splines(name="fine, best of four starts", beyond=True, level=-1, method=four_starts),
