@@ -45,7 +45,7 @@ def ml1(num_samples: int = 20_000, seed: int = 0) -> ModelProblem:
     - outside their interval the splines are constant (`outside="clamp"`): the lift moves hidden values across the
       ends, and with polynomials that go on (`"extend"`) half of the runs end in poorer minima;
     - training values carry no noise; errors are measured on 10,000 unseen points of the same distribution;
-    - float64; the seed changes the points (and, in `benchmarks/ml1.py`, the initial coefficients).
+    - float64; the seed changes the points (and, in `kanmg.experiments`, the initial coefficients).
 
     References
     ----------

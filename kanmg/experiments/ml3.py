@@ -1,0 +1,132 @@
+"""ML-3: Burgers' equation, the third experiment of multilevel training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from kanmg.cycles import Cycle, VCycle
+from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
+from kanmg.experiments.perceptrons import Perceptron
+from kanmg.experiments.schedules import Triangular, nested_adam
+from kanmg.experiments.splines import Splines
+from kanmg.gallery import ModelProblem, collocation_problem
+from kanmg.gallery.equations import SPACE_TIME, cole_hopf
+from kanmg.problems.terms import Term
+from kanmg.sampling import grid
+from kanmg.smoothers.lbfgs import LBFGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from kanmg.problems.fields import Field
+
+__all__ = ["EXPERIMENT", "burgers_on_a_grid"]
+
+LOSS = "training loss"
+NU = 1e-2
+EPOCHS = (800, 400, 200)
+STEP_SIZE, CYCLE = 5e-3, Triangular(0.02, 200)
+NOTES = """\
+- Of the paper: nu = 0.01, a grid of 64 x 64 points, [2,20,20,1] with a linear lift, cubic, 5 to 20 cells, Adam with a
+  cyclic step, epochs {800, 400, 200}, five seeds.
+- Chosen: the first of 1400 epochs are full batches; terms of equal weight;
+"""
+
+
+def burgers_on_a_grid(num_points: int = 64, seed: int = 0) -> ModelProblem:
+    """State Burgers' equation with nu = 0.01 on the nodes of a grid in space and time, all terms of weight 1.
+
+    Parameters
+    ----------
+    num_points : int
+        In each direction, ends included.
+    seed : int
+        Of the points at which errors are measured.
+
+    Returns
+    -------
+    ModelProblem
+
+    Examples
+    --------
+    >>> burgers_on_a_grid().problem
+    Collocation((x, t) -> (u), 4096 points: 3906 equation, 64 initial, 126 boundary, float64)
+    """
+    nodes = grid(SPACE_TIME, num_points)
+    is_start = nodes[:, 1] == 0.0
+    is_wall = (abs(nodes[:, 0]) == 1.0) & ~is_start
+
+    def equation(_: torch.Tensor, u: Field) -> torch.Tensor:
+        return u.d("t") + u.value * u.d("x") - NU * u.d("x", "x")
+
+    return collocation_problem(
+        "ML-3",
+        lambda x: cole_hopf(x, NU),
+        coordinates=("x", "t"),
+        fields=("u",),
+        terms=[
+            Term("equation", equation, nodes[~is_start & ~is_wall]),
+            Term("initial", lambda x, u: u.value + torch.sin(torch.pi * x[:, 0]), nodes[is_start]),
+            Term("boundary", lambda _, u: u.value, nodes[is_wall]),
+        ],
+        domain=SPACE_TIME,
+        hierarchy_arguments={
+            "widths": (2, 20, 20, 1),
+            "degree": 3,
+            "num_intervals": 5,
+            "num_levels": 3,
+            "domain": SPACE_TIME,
+            "lift": "affine",
+            "outside": "clamp",
+        },
+        source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
+        seed=seed,
+    )
+
+
+def v_cycle(size: Size) -> Cycle:
+    """Return V-cycles of 200 steps."""
+    smoothing, coarse = size.scaled((25, 100))
+    return VCycle(LBFGS(), pre_steps=smoothing, post_steps=smoothing, coarse_steps=coarse)
+
+
+def adam(*epochs: int, relu: bool = False, **options: Any) -> Callable[[Size], Cycle]:
+    """Return Adam with the cyclic step."""
+    return nested_adam(STEP_SIZE, *epochs, schedule=CYCLE, relu=relu, **options)
+
+
+def perceptron(width: int, paper: str) -> Perceptron:
+    """Return a tanh network of two hidden layers."""
+    return Perceptron(
+        name=f"MLP, tanh, [2,{width},{width},1]",
+        paper={LOSS: paper},
+        widths=(2, width, width, 1),
+        options=(("lr", STEP_SIZE),),
+        steps=sum(EPOCHS),
+        schedule=CYCLE,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="ML-3",
+    title="Burgers' equation, [2,20,20,1], 3420 to 9720 coefficients",
+    source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
+    make=lambda seed, size: burgers_on_a_grid(size.num_points(64), seed),
+    measures=(Measure(LOSS), Measure("relative L2 error", relative_l2)),
+    quick=Size(0.03, 0.5),
+    variants=(
+        Splines(name="spline, coarse", paper={LOSS: "6.64e-3"}, level=0, method=adam(sum(EPOCHS))),
+        Splines(name="spline, fine", paper={LOSS: "4.07e-3"}, level=-1, method=adam(sum(EPOCHS))),
+        Splines(name="spline, multilevel", paper={LOSS: "2.40e-5"}, method=adam(*EPOCHS)),
+        Splines(name="ReLU basis, coarse", level=0, method=adam(sum(EPOCHS), relu=True)),
+        Splines(name="ReLU basis, fine", level=-1, method=adam(sum(EPOCHS), relu=True)),
+        Splines(name="ReLU basis, multilevel", method=adam(*EPOCHS, relu=True)),
+        perceptron(57, "2.33e-2"),
+        perceptron(96, "1.73e-2"),
+        Splines(name="V-cycles, L-BFGS", beyond=True, method=v_cycle, max_cycles=7),
+    ),
+    notes=NOTES,
+)

@@ -1,0 +1,143 @@
+"""ML-4: the equation of Allen and Cahn, the fourth experiment of multilevel training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
+from kanmg.experiments.perceptrons import Perceptron
+from kanmg.experiments.schedules import Triangular, nested_adam
+from kanmg.experiments.splines import Splines
+from kanmg.gallery import ModelProblem, allen_cahn, collocation_problem
+from kanmg.gallery.equations import SPACE_TIME
+from kanmg.problems.terms import Term
+from kanmg.sampling import boundary, sobol
+from kanmg.weighting import Attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from kanmg.cycles import Cycle
+    from kanmg.problems.fields import Field
+
+__all__ = ["EXPERIMENT", "plain_allen_cahn"]
+
+LOSS = "training loss"
+DIFFUSION = 1e-4
+STEPS, LEVELS = 2500, 4
+STEP_SIZE, CYCLE = 5e-3, Triangular(0.02, 500)
+ATTENTION = Attention(every=500)
+NOTES = """\
+- Of the paper: [2,5,5,1], cubic, 4 to 32 cells, 2500 steps of Adam a level, residual-based attention, hidden values
+  squashed by a sigmoid. It shows a figure without numbers: the training loss falls from 1e-1 to 1e-5.
+- Chosen: diffusion 1e-4; 4000 Sobol points, 200 at t = 0 with weight 100, 200 at the ends, where u_x = 0 stands for
+  periodicity (the solution is even); Adam with a cyclic step, 1e-4 to 5e-3 and back in 500 steps, after which weights
+  are updated where there is attention; one seed; float64; errors at 10,000 unseen points against the spectral solution
+  of `kanmg.gallery.allen_cahn`.
+- In place of the sigmoid splines are constant outside the intervals of the hidden values (`outside="clamp"`); a row
+  has polynomials that go on.
+"""
+
+
+def plain_allen_cahn(
+    num_interior: int = 4000, num_initial: int = 200, num_boundary: int = 200, seed: int = 0
+) -> ModelProblem:
+    """State the equation of Allen and Cahn in x and t, without what `kanmg.gallery.allen_cahn` knows of the solution.
+
+    Parameters
+    ----------
+    num_interior, num_initial, num_boundary, seed : int
+        As there.
+
+    Returns
+    -------
+    ModelProblem
+
+    Examples
+    --------
+    >>> plain_allen_cahn(100, 20, 20).problem
+    Collocation((x, t) -> (u), 140 points: 100 equation, 20 initial, 20 boundary, float64)
+    """
+
+    def equation(_: torch.Tensor, u: Field) -> torch.Tensor:
+        return u.d("t") - DIFFUSION * u.d("x", "x") - 5.0 * u.value + 5.0 * u.value**3
+
+    def initial(x: torch.Tensor, u: Field) -> torch.Tensor:
+        return u.value - x[:, 0] ** 2 * torch.cos(torch.pi * x[:, 0])
+
+    start = boundary(SPACE_TIME, (num_initial, 2), faces=[(1, "lower")])
+    ends = boundary(SPACE_TIME, (2, num_boundary // 2), faces=[(0, "lower"), (0, "upper")], ends=False)
+    return collocation_problem(
+        "ML-4",
+        allen_cahn(8, 8, 8).exact,
+        coordinates=("x", "t"),
+        fields=("u",),
+        terms=[
+            Term("equation", equation, sobol(SPACE_TIME, num_interior, seed=seed)),
+            Term("initial", initial, start, weight=100.0),
+            Term("boundary", lambda _, u: u.d("x"), ends),
+        ],
+        domain=SPACE_TIME,
+        hierarchy_arguments={
+            "widths": (2, 5, 5, 1),
+            "degree": 3,
+            "num_intervals": 4,
+            "num_levels": LEVELS,
+            "domain": SPACE_TIME,
+            "outside": "clamp",
+        },
+        source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
+        seed=seed,
+    )
+
+
+def adam(*steps: int, **options: Any) -> Callable[[Size], Cycle]:
+    """Return Adam with the cyclic step."""
+    return nested_adam(STEP_SIZE, *steps, schedule=CYCLE, **options)
+
+
+SCHEDULE = (STEPS,) * LEVELS
+
+EXPERIMENT = Experiment(
+    name="ML-4",
+    title="the equation of Allen and Cahn, [2,5,5,1], 280 to 1400 coefficients",
+    source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
+    make=lambda seed, size: plain_allen_cahn(
+        size.num_points(4000), size.num_points(200), size.num_points(200, multiple=2), seed
+    ),
+    measures=(Measure(LOSS), Measure("relative L2 error", relative_l2)),
+    num_seeds=1,
+    quick=Size(0.02, 0.25),
+    variants=(
+        Splines(name="spline, multilevel", paper={LOSS: "below 1e-5 (figure)"}, method=adam(*SCHEDULE)),
+        Splines(
+            name="spline, multilevel, attention",
+            paper={LOSS: "below 1e-5 (figure)"},
+            method=adam(*SCHEDULE, attention=ATTENTION),
+        ),
+        Splines(name="spline, coarse", level=0, method=adam(LEVELS * STEPS)),
+        Splines(name="spline, fine", level=-1, method=adam(LEVELS * STEPS)),
+        Splines(
+            name="ReLU basis, multilevel",
+            paper={LOSS: "fails"},
+            method=adam(*SCHEDULE, relu=True),
+        ),
+        Perceptron(
+            name="MLP, tanh, [2,35,35,1]",
+            paper={LOSS: "fails"},
+            widths=(2, 35, 35, 1),
+            options=(("lr", STEP_SIZE),),
+            schedule=CYCLE,
+            steps=LEVELS * STEPS,
+        ),
+        Splines(name="constant step: spline, multilevel", beyond=True, method=nested_adam(STEP_SIZE, *SCHEDULE)),
+        Splines(
+            name="polynomials go on, multilevel", beyond=True, hierarchy={"outside": "extend"}, method=adam(*SCHEDULE)
+        ),
+        Splines(name="Levenberg-Marquardt (default)", beyond=True),
+    ),
+    notes=NOTES,
+)
