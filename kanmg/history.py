@@ -243,23 +243,28 @@ class History(Sequence[Record]):
     def table(self, num_levels: int) -> str:
         """Write a table with a line per level: steps, last loss and gradient norm, share of the work and of the time.
 
+        What fairing did at the end has a line of its own.
+
         Parameters
         ----------
         num_levels : int
         """
         lines = [f"{'level':>5}  {'steps':>6}  {'loss':>9}  {'|gradient|':>10}  {'work units':>10}  {'seconds':>8}"]
-        return "\n".join(lines + [self._line(level) for level in range(num_levels)])
+        lines += [self._line(level) for level in range(num_levels)]
+        if any(record.event == "fair" for record in self._records):
+            lines.append(self._line("fair"))
+        return "\n".join(lines)
 
-    def _line(self, level: int) -> str:
-        """Sum up the records of one level; what happened since the record before counts as the later one's."""
+    def _line(self, name: int | Literal["fair"]) -> str:
+        """Sum up the records of one level or of fairing; what happened since the record before is the later one's."""
         steps, work, seconds = 0, 0.0, 0.0
         last: Record | None = None
         best: Record | None = None
         has_resumed = False
         for index, record in enumerate(self._records):
-            if record.level == level:
+            if name == ("fair" if record.event in {"fair", "probe"} else record.level):
                 before = self._records[index - 1] if index else None
-                steps += record.event == "smooth"
+                steps += record.step - before.step if before else record.event == "smooth"
                 work += record.work_units - (before.work_units if before else 0.0)
                 seconds += record.seconds - (before.seconds if before else 0.0)
                 if record.event == "resume" and not has_resumed:
@@ -272,7 +277,7 @@ class History(Sequence[Record]):
         loss = f"{last.loss:9.3e}" if last else f"{'-':>9}"
         norm = f"{last.gradient_norm:10.2e}" if last and not math.isnan(last.gradient_norm) else f"{'-':>10}"
         numbers = f"{loss}  {norm}"
-        return f"{level:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"
+        return f"{name:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"
 
 
 def _better(best: Record | None, record: Record) -> Record:

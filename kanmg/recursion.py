@@ -119,7 +119,7 @@ class Plan:
     def draw(self, ease: float) -> Iterator[Instruction]:
         """Smooth several starts, then the best of them further, and choose."""
         starts = self.starts
-        keep = min(starts.keep, starts.number) if starts.further_steps > 0 else 1
+        keep = starts.keep if starts.further_steps > 0 else 1
         for number in range(starts.number):
             yield Draw(0, number, starts.fraction, ease)
             yield from self.smooth(0, starts.steps)

@@ -358,8 +358,9 @@ class Run:
         numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
         remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
         described = describe(self._problem, self._program, self._machine, self.monitor, self._history, status)
-        parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
-        return " ".join(filter(None, parts))
+        alarms = [f"ALARM: {alarm}" for alarm in find_alarms(self._history, level, loss)]
+        parts = [*alarms, status.message, numbers, *described, remedy, self._remark]
+        return "\n".join(filter(None, parts))
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 

@@ -26,7 +26,7 @@ class Starts:
     fraction : float, default 1.0
         Part of the samples that this smoothing sees, in (0, 1]: the same samples for all starts.
     keep : int, default 1
-        How many of the best go on before the last choice: with more than 1, for `further_steps`.
+        How many of the best go on before the last choice, at most `number`: with more than 1, for `further_steps`.
     further_steps : int, default 0
         Smoothing steps of each of these; they see the coarsest level's own part of the samples.
 
@@ -72,6 +72,11 @@ class Starts:
             raise KanmgTypeError(f"`Starts` got `fraction={fraction!r}`. Pass a number from (0, 1].")
         if not 0.0 < fraction <= 1.0:
             raise KanmgValueError(f"`Starts` got `fraction={fraction:g}`. It must be positive and at most 1.")
+        if self.keep > self.number:
+            raise KanmgValueError(
+                f"`Starts` got `keep={self.keep}`, but there are only {self.number} to keep. Pass `number`, how many "
+                f"are drawn, as well: `kanmg.Starts({2 * self.keep}, keep={self.keep}, further_steps=100)`."
+            )
         if self.keep > 1 and self.further_steps == 0:
             raise KanmgValueError(
                 f"`Starts` got `keep={self.keep}` without `further_steps`, so that nothing would tell those kept "
