@@ -207,7 +207,7 @@ class Solution:
         that rose when points changed at a refinement, a smoother that stopped for good; of a regression that was faired
         also samples that leave the fit open in a part of the box that holds them.
         """
-        return find_alarms(self.history, self.level, self.loss)
+        return tuple(alarm.text for alarm in find_alarms(self.history.kept, self.level, self.loss))
 
     @property
     def _evaluator(self) -> Any:
