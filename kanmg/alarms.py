@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from kanmg.history import Record
 
-__all__ = ["find_alarms"]
+__all__ = ["Alarm", "Sign", "find_alarms"]
+
+Sign: TypeAlias = Literal["unseen", "open", "points", "stopped"]
 
 # A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
 UNSEEN_OVER_SEEN = 10.0
@@ -30,13 +32,29 @@ RISE_WITH_POINTS = 100.0
 FLAT = 1e-8
 
 
-def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str, ...]:
+class Alarm(NamedTuple):
+    """What is wrong.
+
+    Attributes
+    ----------
+    sign : {"unseen", "open", "points", "stopped"}
+        A loss at held-back points far above the others, samples that leave the fit open, a loss that rose when points
+        changed, a smoother that stopped far from a minimum.
+    text : str
+        The same with numbers, and what to do about it.
+    """
+
+    sign: Sign
+    text: str
+
+
+def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Alarm, ...]:
     """Look for the signs by which bad runs of prototypes could be told.
 
     Parameters
     ----------
     records : sequence of Record
-        Of the whole run.
+        Of the attempt that the solution is of.
     level : int
         Of the solution.
     loss : float
@@ -44,10 +62,10 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
 
     Returns
     -------
-    tuple of str
-        What is wrong, with numbers, and what to do about it; empty if there is no sign.
+    tuple of Alarm
+        Empty if there is no sign.
     """
-    found = []
+    found: list[Alarm] = []
     steps = [record for record in records if record.event != "probe"]
     known = [record for record in steps if record.level == level and not math.isnan(record.validation_loss)]
     # The solution is one of these, or the record beside it; the later one if several have its loss.
@@ -55,31 +73,35 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[str
     unseen = math.nan if nearest is None else nearest.validation_loss
     if unseen > UNSEEN_OVER_SEEN * max(loss, ROUNDING * _first(record.loss for record in records)):
         times = f"{unseen / loss:.3g} times that of the others" if loss > 0.0 else "and that of the others 0"
-        found.append(
-            f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
-        )
+        text = f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
+        found.append(Alarm("unseen", text))
     found += [
-        f"Beside the samples, in the box that holds them, the loss may be of the order of "
-        f"{record.validation_loss:.0e}, {record.validation_loss / loss:.0e} times their own: they leave open what the "
-        "solution is there. Use more samples, where there are none, or fewer cells."
+        Alarm(
+            "open",
+            f"Beside the samples, in the box that holds them, the loss may be of the order of "
+            f"{record.validation_loss:.0e}, {record.validation_loss / loss:.0e} times their own: they leave open what "
+            "the solution is there. Use more samples, where there are none, or fewer cells.",
+        )
         for record in records
         if record.event == "probe" and record.level == level and record.validation_loss > OPEN * loss > 0.0
     ]
     for before, record in itertools.pairwise(steps):
         if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss > 0.0:
-            found.append(
+            text = (
                 f"The loss rose from {before.loss:.1e} to {record.loss:.1e} when level {level} was reached, whose "
                 "points are others: the level before had too few. Raise `coarse_fraction`, or try another `seed`."
             )
+            found.append(Alarm("points", text))
     # What comes after the last step is no step.
     last = next((record for record in reversed(steps) if record.event != "fair"), None)
     first = _first(record.gradient_norm for record in records)
     has_stopped = last is not None and last.event == "smooth" and last.step_size == 0.0 and math.isfinite(last.loss)
     if last is not None and has_stopped and last.gradient_norm > FLAT * first:
-        found.append(
+        text = (
             f"The smoother stopped on level {last.level}, far from a minimum, because no step it tried lowered the "
             "loss: try another `seed`, more starts, or another smoother."
         )
+        found.append(Alarm("stopped", text))
     return tuple(found)
 
 

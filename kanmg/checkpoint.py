@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanmg.attempts import Attempt
 from kanmg.errors import CheckpointError, KanmgTypeError, KanmgValueError
 from kanmg.monitor import Candidate
 from kanmg.program import Smooth
@@ -176,7 +177,9 @@ def checked_path(path: Any) -> Path:
 
 def _known_classes(program: Program) -> dict[str, type]:
     """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
-    classes: dict[str, type] = {cls.__qualname__: cls for cls in (Candidate, Correction, Frame, Known, Start, Weights)}
+    classes: dict[str, type] = {
+        cls.__qualname__: cls for cls in (Attempt, Candidate, Correction, Frame, Known, Start, Weights)
+    }
     modules: Iterable[str] = {
         type(smoother).__module__
         for instruction in program.prologue + program.cycle

@@ -105,6 +105,18 @@ def check_fairing(cycle: Any) -> None:
         )
 
 
+def check_retries(cycle: Any) -> None:
+    """Refuse numbers of attempts that make no sense, and to compare losses whose weights differ."""
+    owner = type(cycle).__name__
+    require_count(owner, 0, retries=cycle.retries)
+    weighing = [name for name in ("attention", "balance") if getattr(cycle, name) is not None]
+    if cycle.retries and weighing:
+        raise KanmgValueError(
+            f"`{owner}` got `retries={cycle.retries}` and `{weighing[0]}`: attempts are compared, but their weights "
+            "differ. Leave out one of the two."
+        )
+
+
 def check_correction(cycle: Any) -> None:
     """Refuse options that no descending cycle has."""
     require_count(type(cycle).__name__, 0, coarse_steps=cycle.coarse_steps)

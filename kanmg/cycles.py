@@ -16,6 +16,7 @@ from kanmg.cycle_options import (
     check_correction,
     check_fairing,
     check_fraction,
+    check_retries,
     check_smoothers,
     check_starts,
     check_steps,
@@ -115,6 +116,10 @@ class NestedIteration(Cycle):
         Whether coefficients that the data hardly determine are moved at the end, so that the splines become smoothest
         and the losses rise by 5 % at most: see `kanmg.fairing.fair`. What lies beside the samples is mended most, such
         as the corners of a box. For losses that are sums of squares, seen as a whole.
+    retries : int, default 0
+        How often the whole method is repeated, from starts that have not been drawn yet, while alarms say that it has
+        gone wrong (`Solution.alarms`). The attempt with the lower loss at held-back points is kept, or without any that
+        with the lower loss. Takes the time of the first attempt once more, but only where there is an alarm.
 
     Notes
     -----
@@ -145,6 +150,7 @@ class NestedIteration(Cycle):
     attention: Attention | None = None
     balance: Balance | None = None
     fair: bool = False
+    retries: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -155,6 +161,7 @@ class NestedIteration(Cycle):
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
         check_fairing(self)
+        check_retries(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
@@ -192,7 +199,7 @@ class VCycle(Cycle):
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
-    continuation, idle, redraw, refit, hold_back, attention, balance, fair
+    continuation, idle, redraw, refit, hold_back, attention, balance, fair, retries
         As for `NestedIteration`.
 
     Notes
@@ -239,6 +246,7 @@ class VCycle(Cycle):
     attention: Attention | None = None
     balance: Balance | None = None
     fair: bool = False
+    retries: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -250,6 +258,7 @@ class VCycle(Cycle):
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
         check_fairing(self)
+        check_retries(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         plan = _correction_plan(self, self.pre_steps, self.post_steps, len(hierarchy), climbs=0)
@@ -274,7 +283,7 @@ class FullMultigrid(Cycle):
         Cycles on each level on the way up, and on the finest one.
     gamma, variant, coarse_fraction, coarse_smoother, starts
         As for `VCycle`.
-    continuation, idle, redraw, refit, hold_back, attention, balance, fair
+    continuation, idle, redraw, refit, hold_back, attention, balance, fair, retries
         As for `VCycle`.
 
     Examples
@@ -303,6 +312,7 @@ class FullMultigrid(Cycle):
     attention: Attention | None = None
     balance: Balance | None = None
     fair: bool = False
+    retries: int = 0
 
     def __post_init__(self) -> None:
         check_smoothers(self, "smoother", "coarse_smoother")
@@ -318,6 +328,7 @@ class FullMultigrid(Cycle):
         require_count(type(self).__name__, 0, refit=self.refit)
         check_weighting(self)
         check_fairing(self)
+        check_retries(self)
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         pre_steps = self.steps if self.pre_steps is None else self.pre_steps
@@ -378,5 +389,5 @@ def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:
 def _extras(cycle: NestedIteration | VCycle | FullMultigrid) -> dict[str, Any]:
     """Return what every cycle hands to its plan."""
     continuation = as_continuation(type(cycle).__name__, cycle.continuation)
-    names = ("idle", "redraw", "refit", "hold_back", "attention", "balance", "fair")
+    names = ("idle", "redraw", "refit", "hold_back", "attention", "balance", "fair", "retries")
     return {"continuation": continuation} | {name: getattr(cycle, name) for name in names}

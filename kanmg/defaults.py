@@ -112,7 +112,8 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     share = _RESIDUALS_PER_COEFFICIENT / max(problem.num_residuals, 1)
     coarse = [min(1.0, share * network.num_coefficients) for network in networks[:-1]]
     has_choice = len(networks[0].layers) > 1 or networks[0].num_logits > 0
-    starts = Starts(8, steps=30, fraction=coarse[0] if coarse else 1.0, keep=2, further_steps=100) if has_choice else 1
+    fraction = coarse[0] if coarse else 1.0
+    starts = Starts(8, steps=30, fraction=fraction, keep=2, further_steps=100, more=8) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(acceleration=not is_deep),
         steps=150,

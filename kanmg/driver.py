@@ -19,7 +19,7 @@ from kanmg.initialisation import initial_coefficients
 from kanmg.problems.base import Problem
 from kanmg.problems.standardisation import bears_shifts
 from kanmg.program import Draw, Pose, Redraw, Smooth, Weigh
-from kanmg.run import Run
+from kanmg.repeated_run import RepeatedRun
 from kanmg.smoothers.base import Smoother
 from kanmg.vectors import to_device
 
@@ -159,7 +159,7 @@ def solve(
     if standardisation is not None and initial is not None:
         theta = standardisation.from_user(hierarchy[level].network, theta)
     home = hierarchy.home if inner.takes_tensors else None
-    run = Run(
+    run = RepeatedRun(
         inner,
         hierarchy,
         program,

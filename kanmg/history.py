@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["NOTHING_FINITE", "History", "Record", "RecordEvent", "Status"]
 
 RecordEvent: TypeAlias = Literal[
-    "start", "smooth", "choose", "resume", "pose", "redraw", "weigh", "refit", "prolong", "correct", "fair", "probe"
+    "start",
+    "smooth",
+    "choose",
+    "resume",
+    "pose",
+    "redraw",
+    "weigh",
+    "refit",
+    "prolong",
+    "correct",
+    "fair",
+    "probe",
+    "retry",
+    "compare",
 ]
 
 
@@ -119,7 +132,9 @@ class Record(NamedTuple):
         another "choose"; and so does a level from "refit", with hidden values moved back into their intervals. With
         "pose" the level's problem becomes another one, on the way from an easier one; with "redraw" a part of its
         points becomes others, with "weigh" its weights: losses before and after do not compare. "fair" comes after
-        the last step, and "probe", whose `validation_loss` is to be expected in the box that holds the samples.
+        the last step, and "probe", whose `validation_loss` is to be expected in the box that holds the samples. With
+        "retry" the method begins again, "compare" ends that attempt: `loss` is what the attempt before or this one is
+        judged by, and `step_size` 1 where this one is kept.
     """
 
     cycle: int
@@ -192,15 +207,31 @@ class History(Sequence[Record]):
         return np.array([record[index] for record in self._records])
 
     @property
+    def kept(self) -> History:
+        """Records of the attempt that was kept; all if there was but one."""
+        earlier: list[Record] = []
+        kept: list[Record] = []
+        for record in self._records:
+            if record.event == "retry":
+                earlier, kept = kept, []
+            elif record.event == "compare":
+                kept = kept if record.step_size else earlier
+            else:
+                kept.append(record)
+        return History(kept)
+
+    @property
     def starts(self) -> Array:
         """Losses of the starts that were compared, on all samples; empty if there was but one, NaN if passed over.
+
+        Of several attempts, those of the one that was kept.
 
         Returns
         -------
         ndarray, shape (number of starts,)
         """
         losses = []
-        for record in self._records:
+        for record in self.kept:
             if record.event in {"resume", "refit"}:
                 break
             if record.event == "choose":
@@ -210,13 +241,15 @@ class History(Sequence[Record]):
     def course(self) -> list[Record]:
         """Return the records of what became the solution, and the best of the starts at the end of each.
 
-        Of several starts the first is followed, then a single record at the end of each shows the best one so far; so
-        it is once more with those that were resumed. Records of easier problems are left out.
+        Of several attempts the one that was kept is shown. Of several starts the first is followed, then a single
+        record at the end of each shows the best one so far; so it is once more with those that were resumed. Records of
+        easier problems are left out.
         """
-        posed = [index for index, record in enumerate(self._records) if record.event == "pose"]
+        kept = list(self.kept)
+        posed = [index for index, record in enumerate(kept) if record.event == "pose"]
         course: list[Record] = []
         best, is_other, has_resumed = None, False, False
-        for record in self._records[posed[-1] if posed else 0 :]:
+        for record in kept[posed[-1] if posed else 0 :]:
             is_other |= record.event == ("resume" if has_resumed else "start") and bool(course)
             if record.event == "resume" and not has_resumed:
                 best, has_resumed = None, True
@@ -243,36 +276,54 @@ class History(Sequence[Record]):
     def table(self, num_levels: int) -> str:
         """Write a table with a line per level: steps, last loss and gradient norm, share of the work and of the time.
 
+        What fairing did at the end has a line of its own.
+
         Parameters
         ----------
         num_levels : int
         """
         lines = [f"{'level':>5}  {'steps':>6}  {'loss':>9}  {'|gradient|':>10}  {'work units':>10}  {'seconds':>8}"]
-        return "\n".join(lines + [self._line(level) for level in range(num_levels)])
+        lines += [self._line(level) for level in range(num_levels)]
+        if any(record.event == "fair" for record in self._records):
+            lines.append(self._line("fair"))
+        return "\n".join(lines)
 
-    def _line(self, level: int) -> str:
-        """Sum up the records of one level; what happened since the record before counts as the later one's."""
+    def _line(self, name: int | Literal["fair"]) -> str:
+        """Sum up the records of one level or of fairing; what happened since the record before is the later one's."""
         steps, work, seconds = 0, 0.0, 0.0
-        last: Record | None = None
-        best: Record | None = None
-        has_resumed = False
         for index, record in enumerate(self._records):
-            if record.level == level:
+            if _is_of(record, name):
                 before = self._records[index - 1] if index else None
-                steps += record.event == "smooth"
+                steps += record.step - before.step if before else record.event == "smooth"
                 work += record.work_units - (before.work_units if before else 0.0)
                 seconds += record.seconds - (before.seconds if before else 0.0)
-                if record.event == "resume" and not has_resumed:
-                    best, has_resumed = None, True
-                if record.event == "refit":
-                    best = last
-                if record.event == "choose":
-                    best = _better(best, record)
-                last = best if record.event == "choose" else last if math.isnan(record.loss) else record
+        last = self._last(name)
         loss = f"{last.loss:9.3e}" if last else f"{'-':>9}"
         norm = f"{last.gradient_norm:10.2e}" if last and not math.isnan(last.gradient_norm) else f"{'-':>10}"
         numbers = f"{loss}  {norm}"
-        return f"{level:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"
+        return f"{name:>5}  {steps:>6}  {numbers}  {work:>10.2f}  {seconds:>8.3f}"
+
+    def _last(self, name: int | Literal["fair"]) -> Record | None:
+        """Return the record that says what was reached on a level, or by fairing."""
+        last: Record | None = None
+        best: Record | None = None
+        has_resumed = False
+        for record in self.kept:
+            if not _is_of(record, name):
+                continue
+            if record.event == "resume" and not has_resumed:
+                best, has_resumed = None, True
+            if record.event == "refit":
+                best = last
+            if record.event == "choose":
+                best = _better(best, record)
+            last = best if record.event == "choose" else last if math.isnan(record.loss) else record
+        return last
+
+
+def _is_of(record: Record, name: int | Literal["fair"]) -> bool:
+    """Whether a record is one of a level or of fairing."""
+    return name == ("fair" if record.event in {"fair", "probe"} else record.level)
 
 
 def _better(best: Record | None, record: Record) -> Record:

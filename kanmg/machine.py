@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from kanmg.errors import KanmgValueError
 from kanmg.event import Event
@@ -16,6 +13,7 @@ from kanmg.program import (
     Choose,
     Descend,
     Draw,
+    Judge,
     Pose,
     Program,
     Prolong,
@@ -25,10 +23,11 @@ from kanmg.program import (
     Smooth,
     Weigh,
 )
-from kanmg.refit import refit
+from kanmg.refit import refitted
 from kanmg.smoothers.line_search import Point, downhill
-from kanmg.stack import Correction, Frame, Known, Remembering, Stack, Start
-from kanmg.vectors import beside, norm, to_host, zeros
+from kanmg.stack import Frame, Known, Remembering, Stack, Start
+from kanmg.starts import is_outstanding
+from kanmg.vectors import norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from kanmg.hierarchy import Hierarchy
     from kanmg.history import RecordEvent
     from kanmg.problems.base import Problem
-    from kanmg.program import Variant
     from kanmg.weighting import Weights
 
 __all__ = ["Machine"]
@@ -70,6 +68,8 @@ class Machine:
         The highest level in use: the one whose coefficients are the run's result so far.
     position : Position
         Where in the program the execution is.
+    attempt : int
+        How often the program was begun anew.
     batch : int
         Number of the mini-batch that the next step sees.
     changed : bool
@@ -92,17 +92,25 @@ class Machine:
         draw: Callable[[int, int], Array] | None = None,
     ) -> None:
         self._program, self._problem, self._hierarchy = program, problem, hierarchy
-        self._initial, self._drawn = theta, draw
+        self._drawn, self.attempt = draw, 0
+        self._stack = Stack(problem, hierarchy, program.fractions)
+        self._transfers = self._stack.transfers
+        self._go_to_begin(theta)
+
+    def _go_to_begin(self, theta: Array) -> None:
+        """Stand before the first instruction."""
+        self._initial = theta
         # The best starts of the choice at hand, best first, and those of the choice before, which are resumed.
         self._found: tuple[Start, ...] = ()
         self._kept: tuple[Start, ...] = ()
+        self._compared: tuple[float, ...] = ()
         self._losses: tuple[float, ...] = ()
         self._is_passed_over = False
-        self._stack = Stack(problem, hierarchy, program.fractions)
-        self._transfers = self._stack.transfers
-        self._stack.put(program.start, Frame(theta))
-        self.top = program.start
-        self.position, self.batch = Position(program), 0
+        for level in range(len(self._hierarchy)):
+            self._stack.drop(level)
+        self._stack.put(self._program.start, Frame(theta))
+        self.top = self._program.start
+        self.position, self.batch = Position(self._program), 0
         self.changed, self.stalled = False, False
 
     # -------------------------------------------------------------------------------------------------- what is reached
@@ -169,23 +177,39 @@ class Machine:
             return self._event("start", self.top)
         return Event("start", self.top, self.theta, self.loss)
 
+    def begin_again(self) -> Event:
+        """Begin anew with starts that have not been drawn yet; what was reached is left behind."""
+        self.attempt += 1
+        self._go_to_begin(self._drawn_first())
+        return self.start()
+
+    def _drawn_first(self) -> Array:
+        """Draw the initial coefficients of a later attempt."""
+        if self._drawn is None:
+            raise RuntimeError("nothing can be drawn where coefficients are given")
+        return self._drawn(self._program.start, self.attempt * self._program.num_starts)
+
     def advance(self) -> Event | None:
         """Execute one step of smoothing, or one transfer.
 
         Returns
         -------
         Event or None
-            None for `Descend`, which changes no coefficients.
+            None for `Descend` and `Judge`, which change no coefficients.
         """
         if self.position.is_between_cycles:
             self.changed = False
         instruction = self.position.following[0]
         if isinstance(instruction, Smooth):
             return self._smooth(instruction)
+        if isinstance(instruction, Judge):
+            self.position.skip(instruction.skipped if is_outstanding(self._compared) else 0)
+            return None
         if isinstance(instruction, Prolong):
             return self._prolong(instruction.level)
         if isinstance(instruction, Descend):
-            self._descend(instruction.level, instruction.variant)
+            self._stack.descend(instruction.level, instruction.variant)
+            self.position.advance()
             return None
         if isinstance(instruction, Ascend):
             return self._ascend(instruction.level)
@@ -236,7 +260,7 @@ class Machine:
         before = self._losses[-IDLE_STEPS:] if self.position.step else ()
         self._losses = (*before, record.loss)
         self.position.step += 1
-        is_over = self.position.step == instruction.steps or record.stalled or not _is_plausible(record.loss, frame)
+        is_over = self.position.step == instruction.steps or record.stalled or not frame.is_plausible(record.loss)
         if is_over or self._is_idle(instruction.idle):
             self._finish_smoothing(instruction)
         evaluated = start if known is None else theta
@@ -278,7 +302,7 @@ class Machine:
                     f"the method's program draws start {number}, but `initial` was given. Write `Draw` only if "
                     "`program(hierarchy, start)` is called without `start`."
                 )
-            theta = self._drawn(level, number)
+            theta = self._drawn(level, self.attempt * self._program.num_starts + number)
         self._stack.put(level, Frame(theta, fraction=instruction.fraction, ease=instruction.ease))
         self.position.advance()
         if self._begins_with_gradient(level):
@@ -300,6 +324,7 @@ class Machine:
         if self._found:
             best = self._found[0]
             self._stack.put(level, Frame(best.theta, known=best.known, ease=best.ease))
+        self._compared += (loss,)
         self.batch, self.stalled, self._is_passed_over = 0, False, False
         self.position.advance()
         return Event("choose", level, theta, loss, gradient_norm, fraction=1.0, ease=ease)
@@ -320,16 +345,12 @@ class Machine:
     def _refit(self, level: int) -> Event:
         """Begin a start with hidden values moved back; the coefficients as they are remain to be chosen."""
         stack, theta = self._stack, self._stack[level].theta
-        network = self._hierarchy[level].network
-        size = network.num_coefficients
-        self._found = (stack.start(level),)
-        before = to_host(theta)
-        moved = refit(network, before[:size], self._problem.training_inputs())
         fraction, ease = stack.fraction(level), stack[level].ease
-        if np.array_equal(moved, before[:size]):
+        self._found = (stack.start(level),)
+        changed = refitted(self._hierarchy[level].network, theta, self._problem.training_inputs())
+        if changed is None:
             self.pass_over()
             return Event("refit", level, theta, math.nan, fraction=fraction, ease=ease)
-        changed = beside(np.concatenate([moved, before[size:]]).astype(before.dtype), theta)
         return self._begin_frame("refit", level, Frame(changed, fraction=fraction, ease=ease))
 
     def _begin_frame(self, kind: RecordEvent, level: int, frame: Frame) -> Event:
@@ -347,30 +368,6 @@ class Machine:
             self.position.advance()
 
     # ------------------------------------------------------------------------------------------------------ corrections
-
-    def _descend(self, level: int, variant: Variant) -> None:
-        """Pose the problem of correcting a level on the one below.
-
-        The shift tau makes the coarse gradient at the origin equal to the restricted fine gradient, so that to first
-        order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2). A shifted loss
-        need not have a minimum, though: it is followed no further than to a decrease by all of the fine loss.
-        """
-        stack, transfer = self._stack, self._stack.transfer(level)
-        fine = stack.known(level)
-        restricted = transfer.restrict(fine.gradient)
-        origin = transfer.inject(stack[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
-        drawn, weights = stack[level].drawn, stack[level].weights
-        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn, weights=weights)
-        stack.put(level - 1, unshifted)
-        if variant == "galerkin" and stack.shares_samples(level - 1):
-            unshifted.known = Known(fine.loss, restricted)
-        else:
-            coarse = stack.known(level - 1)
-            floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
-            correction = Correction(variant, origin, coarse.gradient - restricted, floor)
-            shifted = dataclasses.replace(unshifted, known=Known(coarse.loss, restricted), correction=correction)
-            stack.put(level - 1, shifted)
-        self.position.advance()
 
     def _ascend(self, level: int) -> Event:
         """Correct a level by what was found on the one below."""
@@ -423,10 +420,10 @@ class Machine:
         """Everything that the rest of the run depends on: numbers, arrays, and dataclasses of them."""
         return {
             "position": self.position.snapshot(),
-            "numbers": (self.batch, self.top),
+            "numbers": (self.batch, self.top, self.attempt),
             "flags": (self.changed, self.stalled, self._is_passed_over),
             "starts": (self._found, self._kept),
-            "losses": self._losses,
+            "losses": (self._losses, self._compared),
             "frames": list(self._stack.frames),
             "work": self._stack.work,
         }
@@ -434,13 +431,10 @@ class Machine:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from where `snapshot` was taken."""
         self.position.restore(snapshot["position"])
-        self.batch, self.top = snapshot["numbers"]
+        self.batch, self.top, self.attempt = snapshot["numbers"]
+        if self.attempt:
+            self._initial = self._drawn_first()
         self.changed, self.stalled, self._is_passed_over = snapshot["flags"]
         self._found, self._kept = snapshot["starts"]
-        self._losses = snapshot["losses"]
+        self._losses, self._compared = snapshot["losses"]
         self._stack.restore(snapshot["frames"], snapshot["work"])
-
-
-def _is_plausible(loss: float, frame: Frame) -> bool:
-    """Whether smoothing a level makes sense after such a loss; if not, a correction will be shortened or rejected."""
-    return math.isfinite(loss) and (frame.correction is None or loss >= frame.correction.floor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kanmg.history import Status
@@ -130,6 +130,11 @@ class Monitor:
             return self.validated
         return self.lowest
 
+    def renewed(self) -> Monitor:
+        """Return a monitor of another attempt, which tolerances see as a part of the same run."""
+        fresh: dict[str, Any] = {"lowest": None, "validated": None, "waiting": 0, "failure": None, "is_settled": False}
+        return replace(self, **fresh, lowest_here=math.inf, has_turned=False)
+
     def observe(self, event: Event, validation_loss: float, theta: Array) -> None:
         """Take note of what happened on the highest level in use.
 
@@ -141,7 +146,7 @@ class Monitor:
         theta : ndarray
             The current coefficients.
         """
-        if event.kind == "start":
+        if event.kind == "start" and math.isnan(self.initial_loss):
             self.initial_loss = event.loss
         if self.lowest is None or event.level > self.lowest.level or event.kind in _OTHER_LOSSES:
             self._leave_level(event)

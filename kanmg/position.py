@@ -58,6 +58,11 @@ class Position:
             self.cycle += 1
             self.index = 0
 
+    def skip(self, count: int) -> None:
+        """Move on past so many instructions after the one at hand."""
+        for _ in range(count + 1):
+            self.advance()
+
     def snapshot(self) -> tuple[int, int, int]:
         """Return what `restore` takes."""
         return self.cycle, self.index, self.step

@@ -15,6 +15,7 @@ __all__ = [
     "Descend",
     "Draw",
     "Instruction",
+    "Judge",
     "Pose",
     "Program",
     "Prolong",
@@ -88,6 +89,17 @@ class Choose:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Skip so many instructions, unless the best of the starts so far is hardly better than most.
+
+    See `kanmg.starts.is_outstanding`.
+    """
+
+    level: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """Go on with one of the starts that were kept, rank 0 the best, on the level's own part of the samples."""
 
@@ -136,7 +148,9 @@ class Refit:
     level: int
 
 
-Instruction: TypeAlias = Smooth | Prolong | Descend | Ascend | Draw | Choose | Resume | Pose | Redraw | Weigh | Refit
+Instruction: TypeAlias = (
+    Smooth | Prolong | Descend | Ascend | Draw | Choose | Judge | Resume | Pose | Redraw | Weigh | Refit
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +173,8 @@ class Program:
         Part of the samples that no level sees, and which choose the level of the result.
     fair : bool
         Whether the result is faired at the end; see `kanmg.fairing.fair`.
+    retries : int
+        How often the program is executed again, from other starts, while alarms say that it went wrong.
     """
 
     start: int
@@ -168,3 +184,17 @@ class Program:
     fractions: tuple[float, ...]
     hold_back: float = 0.0
     fair: bool = False
+    retries: int = 0
+
+    def num_steps(self, num_cycles: int) -> int:
+        """How many smoothing steps one execution has with so many cycles."""
+        prologue, cycle = (
+            sum(instruction.steps for instruction in block if isinstance(instruction, Smooth))
+            for block in (self.prologue, self.cycle)
+        )
+        return prologue + num_cycles * cycle
+
+    @property
+    def num_starts(self) -> int:
+        """How many initial coefficients one execution draws."""
+        return 1 + max((step.number for step in self.prologue if isinstance(step, Draw)), default=0)

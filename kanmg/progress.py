@@ -54,6 +54,11 @@ class Progress:
         self._bar.set_postfix_str(f"level {record.level}/{top}, loss {record.loss:.3e}", refresh=False)
         self._bar.update(record.step - self._bar.n)
 
+    def extend(self, steps: int) -> None:
+        """Expect so many more steps."""
+        if self._bar is not None:
+            self._bar.total += steps
+
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:

@@ -12,6 +12,7 @@ from kanmg.program import (
     Descend,
     Draw,
     Instruction,
+    Judge,
     Pose,
     Program,
     Prolong,
@@ -54,6 +55,7 @@ class Plan:
     attention: Attention | None = None
     balance: Balance | None = None
     fair: bool = False
+    retries: int = 0
 
     def program(self, given: int | None, num_cycles: int, fractions: tuple[float, ...]) -> Program:
         """Climb from the level of the initial coefficients to the finest, and cycle there."""
@@ -72,7 +74,9 @@ class Plan:
             if self.climbs or level + 1 == finest:
                 prologue += self.draw_points(level + 1)
         cycle = tuple(self.weighed(finest, self.visit(finest)))
-        return Program(start, tuple(prologue), cycle, num_cycles, fractions, self.hold_back, self.fair)
+        # Coefficients that are given leave nothing to draw.
+        retries = self.retries if given is None else 0
+        return Program(start, tuple(prologue), cycle, num_cycles, fractions, self.hold_back, self.fair, retries)
 
     def begin(self, *, is_alone: bool) -> Iterator[Instruction]:
         """Try several starts on the coarsest level, and follow the solution from an easier problem."""
@@ -119,15 +123,27 @@ class Plan:
     def draw(self, ease: float) -> Iterator[Instruction]:
         """Smooth several starts, then the best of them further, and choose."""
         starts = self.starts
-        keep = min(starts.keep, starts.number) if starts.further_steps > 0 else 1
+        keep = starts.keep if starts.further_steps > 0 else 1
+        more = [
+            instruction
+            for number in range(starts.number, starts.number + starts.more)
+            for instruction in self.draw_one(number, keep, ease)
+        ]
         for number in range(starts.number):
-            yield Draw(0, number, starts.fraction, ease)
-            yield from self.smooth(0, starts.steps)
-            yield Choose(0, keep)
+            yield from self.draw_one(number, keep, ease)
+        if more:
+            yield Judge(0, len(more))
+            yield from more
         for rank in range(keep if starts.further_steps > 0 else 0):
             yield Resume(0, rank)
             yield from self.smooth(0, starts.further_steps)
             yield Choose(0)
+
+    def draw_one(self, number: int, keep: int, ease: float) -> Iterator[Instruction]:
+        """Smooth one start."""
+        yield Draw(0, number, self.starts.fraction, ease)
+        yield from self.smooth(0, self.starts.steps)
+        yield Choose(0, keep)
 
     def visit(self, level: int) -> Iterator[Instruction]:
         """One cycle on a level: the only recursion there is."""

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from kanmg.initialisation import can_shift, evaluate_layer, rescale, sample_rows
 from kanmg.network import Spline
 from kanmg.splines.bspline import basis_matrix, evaluate_spline
+from kanmg.vectors import beside, to_host
 
 if TYPE_CHECKING:
     from kanmg.arrays import Array
     from kanmg.network import Network
 
-__all__ = ["refit"]
+__all__ = ["refit", "refitted"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -88,3 +89,13 @@ def refit(network: Network, theta: Array, x: Array, *, fill: float = 0.95) -> Fl
         values = scale * values + shift
     result: FloatArray = network.flatten(arrays, given[network.offsets[-1] :])
     return result
+
+
+def refitted(network: Network, theta: Array, x: Array) -> Array | None:
+    """Refit the network's part of a vector, wherever it is; None if nothing lies outside."""
+    size, before = network.num_coefficients, to_host(theta)
+    moved = refit(network, before[:size], x)
+    if np.array_equal(moved, before[:size]):
+        return None
+    changed: Array = beside(np.concatenate([moved, before[size:]]).astype(before.dtype), theta)
+    return changed

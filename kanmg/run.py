@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.alarms import find_alarms
 from kanmg.coverage import expected_loss
 from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
 from kanmg.event import Event
 from kanmg.fairing import fair
-from kanmg.history import NOTHING_FINITE, History, Record, Status
+from kanmg.history import History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
-from kanmg.program import Smooth
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
-from kanmg.summary import describe
+from kanmg.summary import write_message
 from kanmg.vectors import to_device, to_host
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
 
-__all__ = ["VALIDATION_INTERVAL", "Run"]
+__all__ = ["STOPPED", "VALIDATION_INTERVAL", "Run"]
 
 # Records between two validation losses, where an epoch has not more.
 VALIDATION_INTERVAL = 10
@@ -46,6 +44,12 @@ IDLE_CYCLES, IDLE_DECREASE = 3, 1e-6
 
 # After these nothing is left to do but what follows the loop.
 _COMPLETE = {Status.FINISHED, Status.STALLED, Status.CONVERGED, Status.TOLERANCE_NOT_MET}
+
+# What is recorded when an attempt is complete.
+_AFTER_THE_LOOP = {"fair", "probe", "compare"}
+
+# Runs that ended so may go on from their checkpoint.
+STOPPED = {Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED}
 
 
 class Run:
@@ -108,7 +112,7 @@ class Run:
         self._callback = callback
         self._checkpoint = checkpoint
         self._remark = remark
-        self._progress = Progress(_count_steps(program, self._num_cycles), progress)
+        self._progress = Progress(program.num_steps(self._num_cycles), progress)
         self._history = History()
         self._steps = 0
         self._since_validation = 0
@@ -130,14 +134,27 @@ class Run:
         """
         try:
             self._resume_or_start()
-            return self._finish(self._loop())
+            return self._finish(self._complete())
         except (CheckpointError, DomainError) as error:
             if self._history:
+                self._callback = None
+                self._end_attempt(Status.CHECKPOINT_FAILED)
                 is_file = isinstance(error, CheckpointError)
                 error.solution = self._solution(Status.CHECKPOINT_FAILED if is_file else Status.LEFT_DOMAIN)
             raise
         finally:
             self._progress.close()
+
+    def _complete(self) -> Status:
+        """Execute the program from where it is to its end, and fair the result."""
+        status = self._loop()
+        if self._program.fair and status in _COMPLETE and self._history[-1].event not in _AFTER_THE_LOOP:
+            return self._fair(status)
+        return status
+
+    def _end_attempt(self, status: Status) -> Status:
+        """Make what is best the result: of one attempt it is."""
+        return status
 
     # --------------------------------------------------------------------------------------------------------- the loop
 
@@ -291,12 +308,12 @@ class Run:
 
     def _finish(self, status: Status) -> Solution:
         """Write the last checkpoint and make the solution."""
-        if self._program.fair and status in _COMPLETE and self._history[-1].event not in {"fair", "probe"}:
-            status = self._fair(status)
-        # What a resumed run would not evaluate is evaluated after the checkpoint.
         self._write(status)
-        if status in {Status.STOPPED_BY_CALLBACK, Status.INTERRUPTED}:
+        # What a resumed run would not evaluate is evaluated after the checkpoint.
+        if status in STOPPED:
             self._settle()
+            self._callback = None
+            self._end_attempt(status)
         return self._solution(status)
 
     def _fair(self, status: Status) -> Status:
@@ -325,7 +342,8 @@ class Run:
             return Status.INTERRUPTED
         return status
 
-    def _solution(self, status: Status) -> Solution:
+    def _loss_of_result(self) -> float:
+        """Return the loss of the best coefficients on all of the problem's own points, with its own weights."""
         best = self.monitor.best
         loss = best.loss
         # Points that were drawn anew were so for the method, and weights too; the result is that of the problem's own.
@@ -333,6 +351,10 @@ class Run:
             # With mini-batches the last coefficients may be those whose values have left their intervals.
             with suppress(DomainError):
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
+        return loss
+
+    def _solution(self, status: Status) -> Solution:
+        best, loss = self.monitor.best, self._loss_of_result()
         network = self._hierarchy[best.level].network
         theta, unknowns = np.split(to_host(best.theta).copy(), [network.num_coefficients])
         if self._standardisation is not None:
@@ -342,7 +364,9 @@ class Run:
             level=best.level,
             loss=loss,
             status=status,
-            message=self._message(status, loss, best.level),
+            message=write_message(
+                self._problem, self._program, self._machine, self.monitor, self._history, status, loss, self._remark
+            ),
             history=self._history,
             work_units=self._machine.work_units,
             seconds=self._history[-1].seconds,
@@ -351,15 +375,6 @@ class Run:
             parameters=self._problem.parameter_values(unknowns),
             ansatz=self._problem.ansatz,
         )
-
-    def _message(self, status: Status, loss: float, level: int) -> str:
-        """Say what happened, in numbers, and what to do about it."""
-        tolerance = f" (tolerance {self.monitor.tolerance:.3e})" if self.monitor.wants_tolerance else ""
-        numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {self._steps} steps."
-        remedy = NOTHING_FINITE if status is Status.NON_FINITE and not self._steps else status.remedy
-        described = describe(self._problem, self._program, self._machine, self.monitor, self._history, status)
-        parts = [status.message, numbers, *described, remedy, *find_alarms(self._history, level, loss), self._remark]
-        return " ".join(filter(None, parts))
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -384,20 +399,21 @@ class Run:
         self._write()
 
     def _write(self, status: Status | None = None) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write the checkpoint, if there is to be one."""
         if self._checkpoint is None:
             return
-        self._checkpoint.write(
-            {
-                "machine": self._machine.snapshot(),
-                "monitor": self.monitor.snapshot(),
-                "history": self._history.columns(),
-                "counters": (self._steps, self._since_validation, self._since_confirmation),
-                "lowest_losses": self._lowest_losses,
-                "seconds": time.perf_counter() - self._begin,
-                "status": status and status.name,
-            }
-        )
+        self._checkpoint.write(self._content() | {"status": status and status.name})
+
+    def _content(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, and that `_restore` takes."""
+        return {
+            "machine": self._machine.snapshot(),
+            "monitor": self.monitor.snapshot(),
+            "history": self._history.columns(),
+            "counters": (self._steps, self._since_validation, self._since_confirmation),
+            "lowest_losses": self._lowest_losses,
+            "seconds": time.perf_counter() - self._begin,
+        }
 
     def _write_beside(self, error: BaseException) -> None:
         """Write the checkpoint although the run is about to fail of something else."""
@@ -414,15 +430,6 @@ class Run:
         self._steps, self._since_validation, self._since_confirmation = content["counters"]
         self._lowest_losses = content["lowest_losses"]
         self._begin = time.perf_counter() - content["seconds"]
-
-
-def _count_steps(program: Program, num_cycles: int) -> int:
-    """Smoothing steps of a whole run."""
-    prologue, cycle = (
-        sum(instruction.steps for instruction in block if isinstance(instruction, Smooth))
-        for block in (program.prologue, program.cycle)
-    )
-    return prologue + num_cycles * cycle
 
 
 def _loss_of_zero(problem: Problem, hierarchy: Hierarchy, home: torch.device | None) -> float:

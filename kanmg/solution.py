@@ -51,7 +51,7 @@ class Solution:
         Their training loss on all samples, or NaN if it was not evaluated.
     status : Status
     message : str
-        What happened, with numbers, and what to do about it.
+        What happened, with numbers, and what to do about it: one thing a line, alarms first.
     history : History
         A sequence of `Record`; `history.column("loss")` is an array.
     work_units : float
@@ -215,7 +215,7 @@ class Solution:
         that rose when points changed at a refinement, a smoother that stopped for good; of a regression that was faired
         also samples that leave the fit open in a part of the box that holds them.
         """
-        return find_alarms(self.history, self.level, self.loss)
+        return tuple(alarm.text for alarm in find_alarms(self.history.kept, self.level, self.loss))
 
     @property
     def _evaluator(self) -> Any:
@@ -291,7 +291,10 @@ class Solution:
         )
 
     def __str__(self) -> str:
-        lines = [self.history.table(len(self.hierarchy)), f"{self.status.name}: {self.message}"]
+        lines = [self.history.table(len(self.hierarchy)), *self.message.splitlines()]
+        # Alarms stand before the status.
+        place = lines.index(self.status.message) if self.status.message in lines else 1
+        lines[place : place + 1] = [f"{self.status.name}: {line}" for line in lines[place : place + 1]]
         if self.parameters:
             found = ", ".join(f"{name} = {value:.6g}" for name, value in self.parameters.items())
             lines.append(f"Parameters: {found}")

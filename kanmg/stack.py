@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kanmg.errors import KanmgValueError
 from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
 from kanmg.transfers import padded
+from kanmg.vectors import zeros
 from kanmg.weighting import weigh
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class Frame:
     ease: float = 0.0
     drawn: Drawn | None = None
     weights: Weights | None = None
+
+    def is_plausible(self, loss: float) -> bool:
+        """Whether smoothing makes sense after such a loss; if not, a correction will be shortened or rejected."""
+        return math.isfinite(loss) and (self.correction is None or loss >= self.correction.floor)
 
 
 class Stack:
@@ -246,6 +251,28 @@ class Stack:
         for key in [key for key in self._objectives if key[3] is not None]:
             self._past_work += self._objectives.pop(key).work
         return Frame(frame.theta, ease=frame.ease, drawn=frame.drawn, weights=weights)
+
+    def descend(self, level: int, variant: Variant) -> None:
+        """Pose the problem of correcting a level on the one below.
+
+        The shift tau makes the coarse gradient at the origin equal to the restricted fine gradient, so that to first
+        order a correction that lowers the coarse loss lowers the fine one too (Nash 2000, section 2). A shifted loss
+        need not have a minimum, though: it is followed no further than to a decrease by all of the fine loss.
+        """
+        transfer, fine = self.transfer(level), self.known(level)
+        restricted = transfer.restrict(fine.gradient)
+        origin = transfer.inject(self[level].theta) if variant == "tau" else zeros(restricted.shape, restricted)
+        drawn, weights = self[level].drawn, self[level].weights
+        unshifted = Frame(origin, correction=Correction(variant, origin), drawn=drawn, weights=weights)
+        self.put(level - 1, unshifted)
+        if variant == "galerkin" and self.shares_samples(level - 1):
+            unshifted.known = Known(fine.loss, restricted)
+            return
+        coarse = self.known(level - 1)
+        floor = coarse.loss - fine.loss if fine.loss > 0.0 else -math.inf
+        correction = Correction(variant, origin, coarse.gradient - restricted, floor)
+        shifted = replace(unshifted, known=Known(coarse.loss, restricted), correction=correction)
+        self.put(level - 1, shifted)
 
     def shares_samples(self, level: int) -> bool:
         """Whether a level sees the same samples as the finer one."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import require_count
 
-__all__ = ["Starts", "as_starts"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Starts", "as_starts", "is_outstanding"]
+
+# The best start is lucky if its loss is below this part of the median.
+LUCKY = 0.1
+
+# Losses within this factor are those of one minimum; it is the best there is if this part of the starts ends there.
+SAME, SHARED = 1.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,12 @@ class Starts:
     fraction : float, default 1.0
         Part of the samples that this smoothing sees, in (0, 1]: the same samples for all starts.
     keep : int, default 1
-        How many of the best go on before the last choice: with more than 1, for `further_steps`.
+        How many of the best go on before the last choice, at most `number`: with more than 1, for `further_steps`.
     further_steps : int, default 0
         Smoothing steps of each of these; they see the coarsest level's own part of the samples.
+    more : int, default 0
+        So many more are drawn where none of the first was lucky: the best has no loss below a tenth of their median,
+        and fewer than a quarter of them share it. They are smoothed, compared and kept as the first are.
 
     Notes
     -----
@@ -62,21 +74,56 @@ class Starts:
     fraction: float = 1.0
     keep: int = 1
     further_steps: int = 0
+    more: int = 0
 
     def __post_init__(self) -> None:
         require_count("Starts", 1, number=self.number)
-        require_count("Starts", 0, steps=self.steps, further_steps=self.further_steps)
+        require_count("Starts", 0, steps=self.steps, further_steps=self.further_steps, more=self.more)
         require_count("Starts", 1, keep=self.keep)
         fraction: Any = self.fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number):
             raise KanmgTypeError(f"`Starts` got `fraction={fraction!r}`. Pass a number from (0, 1].")
         if not 0.0 < fraction <= 1.0:
             raise KanmgValueError(f"`Starts` got `fraction={fraction:g}`. It must be positive and at most 1.")
+        if self.keep > self.number:
+            raise KanmgValueError(
+                f"`Starts` got `keep={self.keep}`, but there are only {self.number} to keep. Pass `number`, how many "
+                f"are drawn, as well: `kanmg.Starts({2 * self.keep}, keep={self.keep}, further_steps=100)`."
+            )
         if self.keep > 1 and self.further_steps == 0:
             raise KanmgValueError(
                 f"`Starts` got `keep={self.keep}` without `further_steps`, so that nothing would tell those kept "
                 "apart. Say how many steps they get, e.g. `further_steps=100`, or leave `keep` out."
             )
+
+
+def is_outstanding(losses: Sequence[float]) -> bool:
+    """Whether more starts would hardly be better than the best one.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Of all starts; NaN where one failed.
+
+    Returns
+    -------
+    bool
+        The losses of starts spread over decades where there are many minima. A best one far below the median was
+        lucky; a best one that several share is as good as it gets.
+
+    Examples
+    --------
+    >>> is_outstanding([3e-6, 4e-8, 1e-6, 2e-6]), is_outstanding([3e-6, 4e-7, 1e-6, 2e-6])
+    (True, False)
+    >>> is_outstanding([3e-6, 4.01e-7, 4e-7, 2e-6])
+    True
+    """
+    known = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf)
+    best = known.min(initial=np.inf)
+    if not best < np.inf:
+        return False
+    shared = np.count_nonzero(known <= SAME * best) / len(known)
+    return bool(best < LUCKY * np.median(known) or (shared > 1 / len(known) and shared >= SHARED))
 
 
 def as_starts(owner: str, starts: Any) -> Starts:

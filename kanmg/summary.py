@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanmg.history import Status
+from kanmg.alarms import find_alarms
+from kanmg.attempts import describe_attempts
+from kanmg.history import NOTHING_FINITE, Status
 from kanmg.program import Draw
 
 if TYPE_CHECKING:
@@ -18,13 +20,33 @@ if TYPE_CHECKING:
     from kanmg.program import Program
     from kanmg.weighting import Weights
 
-__all__ = ["describe"]
+__all__ = ["write_message"]
 
 
-def describe(
+def write_message(
+    problem: Problem,
+    program: Program,
+    machine: Machine,
+    monitor: Monitor,
+    history: History,
+    status: Status,
+    loss: float,
+    remark: str,
+) -> str:
+    """Say what happened, in numbers, and what to do about it: one thing a line, alarms first."""
+    level, steps = monitor.best.level, history[-1].step
+    alarms = [f"ALARM: {alarm.text}" for alarm in find_alarms(history.kept, level, loss)]
+    tolerance = f" (tolerance {monitor.tolerance:.3e})" if monitor.wants_tolerance else ""
+    numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {steps} steps."
+    remedy = NOTHING_FINITE if status is Status.NON_FINITE and not steps else status.remedy
+    described = _describe(problem, program, machine, monitor, history, status)
+    return "\n".join(filter(None, (*alarms, status.message, numbers, *described, remedy, remark)))
+
+
+def _describe(
     problem: Problem, program: Program, machine: Machine, monitor: Monitor, history: History, status: Status
 ) -> tuple[str, ...]:
-    """Say which loss is told, what the starts reached, how the level was chosen, and what fairing did.
+    """Say which loss is told, what the starts reached, how the level was chosen, what fairing and other attempts did.
 
     Returns
     -------
@@ -35,7 +57,8 @@ def describe(
         _describe_loss(problem, machine, monitor),
         _describe_starts(program, history, status),
         _describe_level(machine, monitor),
-        _describe_fairing(history),
+        _describe_fairing(history.kept),
+        describe_attempts(history),
     )
 
 
@@ -86,12 +109,12 @@ def _describe_starts(program: Program, history: History, status: Status) -> str:
     if not len(finite):
         # The last start that fails ends the run before it is compared.
         has_ended = status in {Status.NON_FINITE, Status.DIVERGED}
-        number = sum(record.event == "start" for record in history) if has_ended else len(starts)
+        number = sum(record.event == "start" for record in history.kept) if has_ended else len(starts)
         return f"{'All ' if has_ended else ''}{number} starts on the coarsest level failed."
     first = program.prologue[0]
     easier = " of the easiest problem" if isinstance(first, Draw) and first.ease else ""
     losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}"
     failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
-    resumed = sum(record.event == "resume" for record in history)
+    resumed = sum(record.event == "resume" for record in history.kept)
     kept = f"; the best {min(resumed, len(finite))} went on" if resumed else ""
     return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}{kept}."

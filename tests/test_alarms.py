@@ -25,7 +25,9 @@ def test_a_quiet_run_has_none():
 def test_held_back_points_far_above_the_loss():
     records = [record(event="start"), record(loss=1e-6, validation=3e-5), record(loss=9e-7)]
     (alarm,) = find_alarms(records, 0, 1e-6)
-    assert alarm.startswith("At held-back points the loss is 3.0e-05, 30 times that of the others: use more points")
+    assert alarm.text.startswith(
+        "At held-back points the loss is 3.0e-05, 30 times that of the others: use more points"
+    )
     assert find_alarms([records[0], record(loss=1e-6, validation=9e-6)], 0, 1e-6) == ()
 
 
@@ -33,9 +35,9 @@ def test_held_back_points_far_above_the_loss():
 def test_points_that_are_fitted_exactly(loss):
     records = [record(loss=60.0, event="start"), record(loss=loss, validation=110.0)]
     (alarm,) = find_alarms(records, 0, loss)
-    assert alarm.startswith("At held-back points the loss is 1.1e+02, ")
+    assert alarm.text.startswith("At held-back points the loss is 1.1e+02, ")
     if loss == 0.0:
-        assert ", and that of the others 0: " in alarm
+        assert ", and that of the others 0: " in alarm.text
     # Held-back points that are fitted to rounding, too.
     assert find_alarms([records[0], record(loss=loss, validation=8.0 * max(loss, 1e-30))], 0, loss) == ()
 
@@ -43,14 +45,14 @@ def test_points_that_are_fitted_exactly(loss):
 def test_a_loss_that_rises_when_points_change():
     records = [record(event="start"), record(loss=1e-6), record(1, 2e-4, "prolong"), record(1, 1e-7)]
     (alarm,) = find_alarms(records, 1, 1e-7)
-    assert "rose from 1.0e-06 to 2.0e-04 when level 1 was reached" in alarm
+    assert "rose from 1.0e-06 to 2.0e-04 when level 1 was reached" in alarm.text
     assert find_alarms(records, 2, 1e-7) == ()
 
 
 def test_a_smoother_that_stopped():
     records = [record(event="start"), record(loss=1e-3, step_size=0.0)]
     (alarm,) = find_alarms(records, 0, 1e-3)
-    assert "stopped on level 0, far from a minimum, because no step it tried lowered the loss" in alarm
+    assert "stopped on level 0, far from a minimum, because no step it tried lowered the loss" in alarm.text
     assert find_alarms([record(event="start"), record(step_size=0.0, norm=1e-12)], 0, 1.0) == ()
     failed = [record(event="start"), record(loss=math.nan, step_size=0.0)]
     assert find_alarms(failed, 0, math.nan) == ()  # the status says so

@@ -274,11 +274,11 @@ def test_every_status_says_what_happened_and_every_failure_what_to_do():
 def test_the_table_shares_work_and_time_among_levels():
     history = History(
         [
-            record(event="start", level=0, work_units=1.0, seconds=0.1, loss=8.0),
-            record(level=0, work_units=3.0, seconds=0.2, loss=4.0),
-            record(event="prolong", level=1, work_units=4.0, seconds=0.4, loss=4.0),
-            record(level=1, work_units=8.0, seconds=1.0, loss=2.0),
-            record(level=1, work_units=12.5, seconds=2.0, loss=NAN),
+            record(event="start", level=0, step=0, work_units=1.0, seconds=0.1, loss=8.0),
+            record(level=0, step=1, work_units=3.0, seconds=0.2, loss=4.0),
+            record(event="prolong", level=1, step=1, work_units=4.0, seconds=0.4, loss=4.0),
+            record(level=1, step=2, work_units=8.0, seconds=1.0, loss=2.0),
+            record(level=1, step=3, work_units=12.5, seconds=2.0, loss=NAN),
         ]
     )
     table = str(solution_of(hierarchy_of(num_levels=3), history=history, message="Loss 2.")).splitlines()
@@ -287,6 +287,34 @@ def test_the_table_shares_work_and_time_among_levels():
     assert table[2].split() == ["1", "2", "2.000e+00", "5.00e-01", "9.50", "1.800"]
     assert table[3].split() == ["2", "0", "-", "-", "0.00", "0.000"]
     assert table[4] == "FINISHED: Loss 2."
+    history.append(record(event="fair", level=1, step=9, work_units=20.0, seconds=2.5, loss=2.125))
+    history.append(record(event="probe", level=1, step=9, work_units=20.0, seconds=3.0, loss=NAN))
+    faired = str(solution_of(hierarchy_of(num_levels=3), history=history)).splitlines()
+    assert faired[:4] == table[:4]
+    assert faired[4].split() == ["fair", "6", "2.125e+00", "5.00e-01", "7.50", "1.000"]
+
+
+def test_what_is_shown_has_one_thing_a_line_and_alarms_first():
+    x = np.linspace(-1.0, 1.0, 60)[:, None]
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=30, num_levels=2, evaluator="reference")
+    noise = np.random.default_rng(0).normal(size=60)
+    problem = kanmg.Regression(x, noise, validation=0.5)
+    solution = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20))
+    lines = solution.message.splitlines()
+    number = len(solution.alarms)
+    assert number > 0
+    assert lines[:number] == [f"ALARM: {alarm}" for alarm in solution.alarms]
+    assert lines[number : number + 2] == [
+        "The schedule is complete.",
+        f"Loss {solution.loss:.3e} on level 1 after {solution.history[-1].step} steps.",
+    ]
+    table = solution.history.table(2).splitlines()
+    assert str(solution).splitlines() == [
+        *table,
+        *lines[:number],
+        "FINISHED: The schedule is complete.",
+        *lines[number + 1 :],
+    ]
 
 
 def test_the_short_form_is_one_line():

@@ -209,7 +209,7 @@ def test_kept_starts_are_smoothed_further_and_compared_once_more(fraction, level
 
 
 def test_the_program_resumes_the_best():
-    written = kanmg.NestedIteration(LBFGS, starts=kanmg.Starts(2, 30, 0.5, keep=5, further_steps=7)).program(range(2))
+    written = kanmg.NestedIteration(LBFGS, starts=kanmg.Starts(2, 30, 0.5, keep=2, further_steps=7)).program(range(2))
     alone = kanmg.NestedIteration(LBFGS).program(range(2))
     draws = [step for i in range(2) for step in (Draw(0, i, 0.5), Smooth(0, 30, LBFGS), Choose(0, 2))]
     resumes = [step for i in range(2) for step in (Resume(0, i), Smooth(0, 7, LBFGS), Choose(0))]
@@ -217,9 +217,14 @@ def test_the_program_resumes_the_best():
 
 
 def test_starts_are_kept_only_for_further_steps():
-    with pytest.raises(KanmgValueError, match=r"`keep=3` without `further_steps`.*e.g. `further_steps=100`"):
-        kanmg.Starts(2, keep=3)
-    assert kanmg.Starts(2, keep=3, further_steps=1).keep == 3
+    with pytest.raises(KanmgValueError, match=r"`keep=2` without `further_steps`.*e.g. `further_steps=100`"):
+        kanmg.Starts(2, keep=2)
+    assert kanmg.Starts(3, keep=3, further_steps=1).keep == 3
+
+
+def test_no_more_starts_are_kept_than_drawn():
+    with pytest.raises(KanmgValueError, match=r"`keep=3`, but there are only 2 to keep.*`kanmg.Starts\(6, keep=3"):
+        kanmg.Starts(2, keep=3, further_steps=10)
 
 
 @pytest.mark.parametrize("numbers", [(0,), (1, 3), (0, 1, 2)])
