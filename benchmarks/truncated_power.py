@@ -1,4 +1,4 @@
-"""Truncated powers: speed and errors against the recursion of Cox and de Boor, spectra, the bound of the tangent kernel.
+"""Truncated powers: speed and errors against the recursion of Cox and de Boor, spectra, bound of the tangent kernel.
 
 1. Time of the values of cubic and other splines at 10,000 points, in torch: by the recursion for all basis functions of
    a knot vector, by the recursion for those of the cell, and for all in one pass over truncated powers with clamped
@@ -41,7 +41,7 @@ def drawn(network: kanmg.Network, number: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.uniform(-1.0, 1.0, network.num_coefficients), rng.uniform(-1.0, 1.0, (number, 1))
 
 
-# ----------------------------------------------------------------------------------------------------------------- times
+# ---------------------------------------------------------------------------------------------------------------- times
 
 
 def recursion_over_all(vector: torch.Tensor, degree: int, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ def times(seconds: float) -> None:
     harness.print_table(header, rows)
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def exact_value(knots: kanmg.Knots, theta: np.ndarray, x: float) -> Fraction:
@@ -127,7 +127,7 @@ def errors(report: harness.Report, number: int) -> None:
         report.at_most(f"{cells} cells: largest error of one pass, in roundings of 1", worst, 100 + cells)
 
 
-# --------------------------------------------------------------------------------------------------------------- spectra
+# -------------------------------------------------------------------------------------------------------------- spectra
 
 
 def spectra(report: harness.Report, largest: int) -> None:
@@ -144,7 +144,7 @@ def spectra(report: harness.Report, largest: int) -> None:
     harness.print_table(("degree", *(f"m = {size}" for size in sizes), "rate", "2 (k + 1)"), rows)
 
 
-# ---------------------------------------------------------------------------------------------------------------- kernels
+# -------------------------------------------------------------------------------------------------------------- kernels
 
 
 def kernels(report: harness.Report, seeds: int, steps: int) -> None:
