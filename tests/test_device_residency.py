@@ -86,6 +86,9 @@ SMOOTHERS = {
     "levenberg_marquardt": kanmg.LevenbergMarquardt(),
     "torch_adam": kanmg.TorchOptimizer(torch.optim.Adam, lr=1e-3),
     "torch_lbfgs": kanmg.TorchOptimizer(torch.optim.LBFGS, lr=1e-2, max_iter=3),
+    "relu_lbfgs": kanmg.ChangeOfBasis(kanmg.LBFGS()),
+    "relu_adam": kanmg.ChangeOfBasis(kanmg.Adam(step_size=1e-5), "spline", "relu"),
+    "gram_levenberg_marquardt": kanmg.Metric(kanmg.LevenbergMarquardt()),
 }
 VCYCLE = partial(kanmg.VCycle, pre_steps=2, post_steps=2, coarse_steps=4)
 METHODS = {

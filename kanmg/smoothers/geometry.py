@@ -13,6 +13,7 @@ from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.objective import DerivedObjective
 from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.vectors import Copies
 
 if TYPE_CHECKING:
     from kanmg.coordinates import Coordinates
@@ -239,12 +240,10 @@ class ChangeOfBasis(_Geometry):
     truncated powers with weights w = A^T u, and its gradient with respect to w is A^-1 times the one with respect to u.
     What this changes is which way is downhill. With D what the smoother does to a gradient, a step of size eta is
 
-    | `iterate` | `gradient` | step |
-    |---|---|---|
-    | `"spline"` | `"spline"` | u - eta D g_u: the smoother itself, to the last bit |
-    | `"relu"` | `"relu"` | w - eta D g_w: descent of a ReLU^k network |
-    | `"relu"` | `"spline"` | w - eta D g_u |
-    | `"spline"` | `"relu"` | u - eta D g_w |
+    - `iterate="spline", gradient="spline"`: u - eta D g_u, the smoother itself, to the last bit;
+    - `iterate="relu", gradient="relu"`: w - eta D g_w, descent of a ReLU^k network;
+    - `iterate="relu", gradient="spline"`: w - eta D g_u;
+    - `iterate="spline", gradient="relu"`: u - eta D g_w.
 
     Parameters
     ----------
@@ -383,8 +382,8 @@ class Metric(_Geometry):
     def _coordinates(self, network: Network) -> Coordinates:
         if isinstance(self.metric, str):
             return gram_coordinates(network)
-        # Made once for a network: a step asks for them.
-        made: dict[Network, Coordinates] = self.__dict__.setdefault("_made", {})
+        # Made once for a network, because every step asks for them; not a field, because it is no option.
+        made: dict[Network, Coordinates] = self.__dict__.setdefault("_made", Copies())
         if network not in made:
             entries = self.metric(network) if callable(self.metric) else self.metric
             made[network] = metric_coordinates(network, entries)

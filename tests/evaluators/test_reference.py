@@ -26,7 +26,8 @@ class TestReference(EvaluatorContract):
 UNIFORM = {
     name: network
     for name, network in NETWORKS.items()
-    if all(knots.is_uniform for layer in network.layers if isinstance(layer, Spline) for knots in layer.knots)
+    if network.num_coefficients < 2000
+    and all(knots.is_uniform for layer in network.layers if isinstance(layer, Spline) for knots in layer.knots)
 }
 
 
@@ -40,7 +41,7 @@ def truncated(network, dtype="float64"):
 
 # Rounding errors of the sums, relative to values of one: they grow with the degree only. Derivatives are those of
 # degree k - d in units of the cells.
-LOSSES = {"float64": 1e-13, "float32": 1e-4}
+LOSSES = {"float64": 1e-13, "float32": 3e-5}
 
 
 @pytest.mark.parametrize("dtype", LOSSES)
@@ -51,7 +52,7 @@ def test_truncated_powers_agree_with_the_recursion(name, dtype):
     degree = max([layer.degree for layer in case.network.layers if isinstance(layer, Spline)], default=0)
     for found, expected in zip(case.results(other), case.results(one), strict=True):
         scale = np.abs(expected).max()
-        assert np.abs(found - expected).max() <= 3.0**degree * LOSSES[dtype] * scale
+        assert np.abs(found - expected).max() <= 2.0**degree * LOSSES[dtype] * scale
 
 
 @pytest.mark.parametrize("outside", ["extend", "linear", "clamp", "zero"])
@@ -80,9 +81,10 @@ def test_the_error_of_clamped_powers_does_not_grow_with_the_cells(degree):
     for num_intervals in (4, 64, 1024):
         network = Network([Spline(1, 1, knots=uniform_knots(num_intervals, degree=degree))])
         theta, x = np.ones(num_intervals + degree), np.random.default_rng(0).uniform(-1, 1, (500, 1))
-        # Terms reach C(k + 1, s) (k + 1 - s)^k / k!, and x has been divided by h.
-        terms = sum(comb(degree + 1, s) * (degree + 1 - s) ** degree for s in range(degree + 1)) / factorial(degree)
-        rounding = np.finfo(float).eps * (4 * (degree + 1) * terms + 4 * num_intervals)
+        # Terms reach C(k + 1, s) ((k + 1) / 2 - s)^k / k!, and x has been divided by h.
+        middle = (degree + 1) / 2
+        terms = sum(comb(degree + 1, s) * max(0.0, middle - s) ** degree for s in range(degree)) / factorial(degree)
+        rounding = np.finfo(float).eps * (2 * (degree + 1) * terms + num_intervals)
         assert np.abs(truncated(network).value(theta, x) - 1.0).max() <= rounding
 
 
