@@ -224,7 +224,7 @@ def test_evaluators_find_the_same_solution(problem, hierarchy, evaluator):
     assert second.loss == pytest.approx(first.loss, rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- checkpoints and files
+# ------------------------------------------------------------------------------------------------ checkpoints and files
 
 
 def test_a_resumed_run_ends_with_the_same_bits(problem, hierarchy, tmp_path):
