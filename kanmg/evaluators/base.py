@@ -95,7 +95,7 @@ class Evaluator(ABC):
     def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
         if network.num_logits and not self.takes_free_knots:
             raise KanmgValueError(
-                f"`{type(self).__name__}` evaluates networks with fixed knots. Let `kanmg.Hierarchy` build the evaluator, "
+                f"`{type(self).__name__}` evaluates networks with fixed knots. Let `kanmg.Hierarchy` build it, "
                 f"or write `FreeKnotEvaluator(network, dtype, {type(self).__name__})` (`kanmg.evaluators.free_knots`)."
             )
         self.network = network
