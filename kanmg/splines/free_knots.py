@@ -86,7 +86,7 @@ class FreeKnots:
     >>> FreeKnots((coarse,), 2).vectors(logits).round(4).tolist()
     [[-1.4529, 0.0, 1.4529, 2.0, 2.5471]]
     >>> FreeKnots((refine(coarse),), 2).vectors(logits).round(4).tolist()
-    [[-0.7287, 0.0, 0.7287, 1.4575, 1.7287, 2.0, 2.2713]]
+    [[-0.7264, 0.0, 0.7264, 1.4529, 1.7264, 2.0, 2.2736]]
     """
 
     knots: tuple[Knots, ...]
