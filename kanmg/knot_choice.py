@@ -60,8 +60,8 @@ def choose_knots(
     >>> import numpy as np
     >>> import kanmg
     >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
-    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, free_knots=True)
-    >>> steep = choose_knots(kanmg.Regression(x, np.tanh(40 * x)), hierarchy)
+    >>> hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=6, num_levels=2, free_knots=True)
+    >>> steep = choose_knots(kanmg.Regression(x, np.tanh(40 * x - 8)), hierarchy)
     >>> smooth = choose_knots(kanmg.Regression(x, np.exp(x)), hierarchy)
     >>> steep.hierarchy is hierarchy, smooth.hierarchy is hierarchy
     (True, False)

@@ -190,7 +190,7 @@ class Network:
         >>> network = kanmg.Network([kanmg.Spline(1, 1, knots=kanmg.uniform_knots(2, degree=1), free_knots=True)])
         >>> fixed = network.at(np.array([0.0, 1.0, 0.0, 1.0, -1.0]))
         >>> fixed.num_coefficients, fixed.layers[0].knots[0].breakpoints.round(4).tolist()
-        (3, [-1.0, 0.754, 1.0])
+        (3, [-1.0, 0.7464, 1.0])
         """
         if not self.num_logits:
             return self

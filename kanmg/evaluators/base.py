@@ -95,8 +95,8 @@ class Evaluator(ABC):
     def __init__(self, network: Network, dtype: np.dtype[Any]) -> None:
         if network.num_logits and not self.takes_free_knots:
             raise KanmgValueError(
-                f"`{type(self).__name__}` evaluates networks with fixed knots. Write "
-                f"`kanmg.FreeKnotEvaluator(network, dtype, {type(self).__name__})`, or let `kanmg.Hierarchy` do that."
+                f"`{type(self).__name__}` evaluates networks with fixed knots. Let `kanmg.Hierarchy` build it, "
+                f"or write `FreeKnotEvaluator(network, dtype, {type(self).__name__})` (`kanmg.evaluators.free_knots`)."
             )
         self.network = network
         self.dtype = dtype

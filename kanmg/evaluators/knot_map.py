@@ -49,7 +49,7 @@ class KnotMap:
     As the first cell becomes longer, the peak moves to the right: values fall on its left and rise on its right.
 
     >>> moment.tangent.toarray()[:, 3].round(4).tolist()
-    [0.0, -0.495, 0.495, 0.0]
+    [0.0, -0.49, 0.49, 0.0]
     """
 
     def __init__(self, network: Network) -> None:

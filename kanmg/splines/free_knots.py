@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
 # No cell becomes shorter than this part of what it was: a lower bound of all lengths, so that no cell collapses.
-SMALLEST_PART = 0.01
+SMALLEST_PART = 0.02
 
 
 class MovingKnots(Knots):
@@ -57,7 +57,7 @@ class FreeKnots:
 
         (b - a) R_i (e + (1 - e) exp(z_i) / sum_j R_j exp(z_j)),
 
-    R_i being its part of the interval in the reference knots and e = 0.01; within a group all cells are stretched
+    R_i being its part of the interval in the reference knots and e = 0.02; within a group all cells are stretched
     alike. Logits z = 0 give the reference knots. The knots outside go with the end cells: where these are stretched,
     so is the distance of the knots outside from the end of the interval.
 
@@ -84,9 +84,9 @@ class FreeKnots:
     >>> coarse = knots_from_breakpoints([0, 1, 2], degree=1)
     >>> logits = np.array([[1.0, 0.0]])
     >>> FreeKnots((coarse,), 2).vectors(logits).round(4).tolist()
-    [[-1.4575, 0.0, 1.4575, 2.0, 2.5425]]
+    [[-1.4529, 0.0, 1.4529, 2.0, 2.5471]]
     >>> FreeKnots((refine(coarse),), 2).vectors(logits).round(4).tolist()
-    [[-0.7287, 0.0, 0.7287, 1.4575, 1.7287, 2.0, 2.2713]]
+    [[-0.7264, 0.0, 0.7264, 1.4529, 1.7264, 2.0, 2.2736]]
     """
 
     knots: tuple[Knots, ...]

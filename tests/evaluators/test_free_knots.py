@@ -1,9 +1,12 @@
 """Networks with free knots: every derivative against torch's own, and the contract of evaluators."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from cuda_standin import COMPILER, NO_COMPILER, DenseStandin, Standin
 
 import kanmg
 from kanmg.evaluators.base import Evaluator, Jet
@@ -49,6 +52,37 @@ def test_all_methods_agree_with_automatic_differentiation(build, degree, outside
         own, wanted = np.asarray(result), np.asarray(number)
         assert own.shape == wanted.shape
         assert np.abs(own - wanted).max() <= 1e-12 * np.abs(wanted).max()
+
+
+@pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+@pytest.mark.parametrize("kind", [Standin, DenseStandin])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_cuda_kernels_agree_with_automatic_differentiation(kind, as_tensors):
+    network = network_of_degree(3)
+    case = case_with_logits(network).curved()
+    expected = case.results(ReferenceEvaluator(network, "float64"))
+    evaluator = FreeKnotEvaluator(network, "float64", partial(kind, device="cpu"))
+    own = case.arranged("tensor") if as_tensors else case
+    for result, number in zip(own.results(evaluator), expected, strict=True):
+        found = result.detach().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+        assert np.abs(found - number).max() <= 1e-12 * np.abs(np.asarray(number)).max()
+
+
+@pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+@pytest.mark.parametrize("variant", ["galerkin", "tau"])
+def test_runs_whose_vectors_are_tensors_find_the_same_solution(variant):
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    problem = kanmg.Regression(x, np.abs(x[:, 0] - 0.3) + x[:, 1])
+    network = kanmg.uniform_hierarchy((2, 3, 1), num_intervals=4, num_levels=1, free_knots=True)[0].network
+    method = kanmg.FullMultigrid(
+        smoother=kanmg.LevenbergMarquardt(), pre_steps=2, post_steps=1, coarse_steps=3, variant=variant
+    )
+    losses = []
+    for build in ("cpu", partial(Standin, device="cpu")):
+        hierarchy = kanmg.Hierarchy.from_network(network, 3, evaluator=build)
+        assert (hierarchy.home is None) == (build == "cpu")
+        losses.append(kanmg.solve(problem, hierarchy, method=method, max_cycles=1).loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("degree", [2, 3, 5])

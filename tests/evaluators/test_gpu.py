@@ -8,8 +8,10 @@ import torch
 
 import kanmg
 from kanmg.evaluators.cpu import CPUEvaluator
+from kanmg.evaluators.free_knots import FreeKnotEvaluator
 from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_dense import DenseGPUEvaluator
+from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.testing.cases import METHODS, NETWORKS, Case, chain
 from kanmg.testing.contract import EvaluatorContract
 
@@ -147,3 +149,17 @@ def test_the_device_runs_full_and_recovers():
     del hog
     torch.cuda.empty_cache()
     assert evaluator.value(case.theta, case.x).shape == (1000, 1)
+
+
+@pytest.mark.parametrize("kind", [GPUEvaluator, DenseGPUEvaluator])
+def test_free_knots_agree_with_automatic_differentiation(kind):
+    knots = kanmg.uniform_knots(6, degree=3)
+    network = kanmg.Network(
+        [kanmg.Spline(2, 3, knots=knots, free_knots=3), kanmg.Spline(3, 1, knots=knots, free_knots=True)]
+    )
+    case = Case.drawn(network, "float64", num_samples=129)
+    case.theta[-network.num_logits :] = np.random.default_rng(3).standard_normal(network.num_logits)
+    evaluator = FreeKnotEvaluator(network, "float64", kind)
+    reference = ReferenceEvaluator(network, "float64")
+    for method in METHODS:
+        assert_close(case.call(evaluator, method), case.call(reference, method), 1e-12)
