@@ -118,6 +118,26 @@ def perceptron(width: int, paper: str) -> Perceptron:
     )
 
 
+# One thing changed at a time.
+CHOICES = (
+    Splines(name="four steps an epoch: multilevel", beyond=True, most_seeds=1, method=adam(3200, 1600, 800)),
+    Splines(name="constant step 1e-3: multilevel", beyond=True, most_seeds=1, method=nested_adam(1e-3, *EPOCHS)),
+    Splines(
+        name="linear continuation: multilevel",
+        beyond=True,
+        most_seeds=1,
+        hierarchy={"outside": "linear"},
+        method=adam(*EPOCHS),
+    ),
+    Splines(
+        name="polynomials go on: multilevel",
+        beyond=True,
+        most_seeds=1,
+        hierarchy={"outside": "extend"},
+        method=adam(*EPOCHS),
+    ),
+)
+
 EXPERIMENT = Experiment(
     name="ML-3",
     title="Burgers' equation, [2,20,20,1], 3420 to 9720 coefficients",
@@ -134,6 +154,7 @@ EXPERIMENT = Experiment(
         Splines(name="ReLU basis, multilevel", most_seeds=2, method=adam(*EPOCHS, relu=True)),
         perceptron(57, "2.33e-2"),
         perceptron(96, "1.73e-2"),
+        *CHOICES,
         Splines(name="nested iteration, L-BFGS", beyond=True, most_seeds=2, method=nested(LBFGS(), *EPOCHS)),
         Splines(name="V-cycles, L-BFGS", beyond=True, most_seeds=2, method=v_cycle, max_cycles=7),
         Splines(name="Levenberg-Marquardt (default), [2,5,5,1]", beyond=True, most_seeds=2, hierarchy=GALLERY),
