@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from kanmg.cycles import Cycle, VCycle
@@ -11,7 +12,7 @@ from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
 from kanmg.experiments.perceptrons import Perceptron
 from kanmg.experiments.schedules import Triangular, nested, nested_adam
 from kanmg.experiments.splines import Splines
-from kanmg.gallery import ModelProblem, collocation_problem
+from kanmg.gallery import ModelProblem, burgers, collocation_problem
 from kanmg.gallery.equations import SPACE_TIME, cole_hopf
 from kanmg.problems.terms import Term
 from kanmg.sampling import grid
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from kanmg.arrays import Array
     from kanmg.problems.fields import Field
 
 __all__ = ["EXPERIMENT", "burgers_on_a_grid"]
@@ -43,8 +45,8 @@ NOTES = """\
 """
 
 
-def burgers_on_a_grid(num_points: int = 64, seed: int = 0) -> ModelProblem:
-    """State Burgers' equation with nu = 0.01 on the nodes of a grid in space and time, all terms of weight 1.
+def burgers_on_a_grid(num_points: int = 64, seed: int = 0, *, by_numbers: bool = False) -> ModelProblem:
+    """State Burgers' equation with nu = 0.01 on the nodes of a grid in space and time.
 
     Parameters
     ----------
@@ -52,6 +54,9 @@ def burgers_on_a_grid(num_points: int = 64, seed: int = 0) -> ModelProblem:
         In each direction, ends included.
     seed : int
         Of the points at which errors are measured.
+    by_numbers : bool
+        Whether terms are weighted by the numbers of their points: the loss is then the mean over all of them. By
+        default it is the sum of the means of the terms.
 
     Returns
     -------
@@ -66,6 +71,9 @@ def burgers_on_a_grid(num_points: int = 64, seed: int = 0) -> ModelProblem:
     is_start = nodes[:, 1] == 0.0
     is_wall = (abs(nodes[:, 0]) == 1.0) & ~is_start
 
+    def weight(rows: Array) -> float:
+        return float(np.mean(rows)) if by_numbers else 1.0
+
     def equation(_: torch.Tensor, u: Field) -> torch.Tensor:
         return u.d("t") + u.value * u.d("x") - NU * u.d("x", "x")
 
@@ -75,9 +83,9 @@ def burgers_on_a_grid(num_points: int = 64, seed: int = 0) -> ModelProblem:
         coordinates=("x", "t"),
         fields=("u",),
         terms=[
-            Term("equation", equation, nodes[~is_start & ~is_wall]),
-            Term("initial", lambda x, u: u.value + torch.sin(torch.pi * x[:, 0]), nodes[is_start]),
-            Term("boundary", lambda _, u: u.value, nodes[is_wall]),
+            Term("equation", equation, nodes[~is_start & ~is_wall], weight(~is_start & ~is_wall)),
+            Term("initial", lambda x, u: u.value + torch.sin(torch.pi * x[:, 0]), nodes[is_start], weight(is_start)),
+            Term("boundary", lambda _, u: u.value, nodes[is_wall], weight(is_wall)),
         ],
         domain=SPACE_TIME,
         hierarchy_arguments={
@@ -120,6 +128,13 @@ def perceptron(width: int, paper: str) -> Perceptron:
 
 # One thing changed at a time.
 CHOICES = (
+    Splines(
+        name="mean over all points: multilevel",
+        beyond=True,
+        most_seeds=1,
+        method=adam(*EPOCHS),
+        poses=lambda seed, size: burgers_on_a_grid(size.num_points(64), seed, by_numbers=True),
+    ),
     Splines(name="four steps an epoch: multilevel", beyond=True, most_seeds=1, method=adam(3200, 1600, 800)),
     Splines(name="constant step 1e-3: multilevel", beyond=True, most_seeds=1, method=nested_adam(1e-3, *EPOCHS)),
     Splines(
@@ -157,7 +172,13 @@ EXPERIMENT = Experiment(
         *CHOICES,
         Splines(name="nested iteration, L-BFGS", beyond=True, most_seeds=2, method=nested(LBFGS(), *EPOCHS)),
         Splines(name="V-cycles, L-BFGS", beyond=True, most_seeds=2, method=v_cycle, max_cycles=7),
-        Splines(name="Levenberg-Marquardt (default), [2,5,5,1]", beyond=True, most_seeds=2, hierarchy=GALLERY),
+        Splines(name="Levenberg-Marquardt (default), [2,5,5,1]", beyond=True, most_seeds=1, hierarchy=GALLERY),
+        Splines(
+            name="Levenberg-Marquardt (default), [2,5,5,1], 20,000 points",
+            beyond=True,
+            most_seeds=1,
+            poses=lambda seed, size: burgers(size.num_points(20_000), seed=seed, nu=NU),
+        ),
     ),
     notes=NOTES,
 )
