@@ -126,12 +126,15 @@ class Variant(ABC):
         Whether the paper has no such variant.
     most_seeds : int, optional
         For what takes long: seeds from this number on are left out.
+    poses : callable, optional
+        Seed and `Size` to another statement of the problem, with the same solution. Default: the experiment's.
     """
 
     name: str
     paper: Mapping[str, str] = field(default_factory=dict)
     beyond: bool = False
     most_seeds: int | None = None
+    poses: Callable[[int, Size], ModelProblem] | None = None
 
     @abstractmethod
     def train(self, model: ModelProblem, seed: int, size: Size, *, progress: bool) -> Trained:

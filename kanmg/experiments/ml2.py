@@ -67,6 +67,15 @@ EXPERIMENT = Experiment(
         Splines(name="V-cycles, L-BFGS", beyond=True, method=v_cycle, max_cycles=13),
         Splines(name="full multigrid, L-BFGS", beyond=True, method=full_multigrid),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),
+        *(
+            Splines(
+                name=f"Levenberg-Marquardt (default), degree 7, 8 to {8 * 2 ** (levels - 1)} cells, 100 x 100 points",
+                beyond=True,
+                hierarchy={"degree": 7, "num_intervals": 8, "num_levels": levels},
+                poses=lambda seed, size: gallery.ml2(size.num_points(100, multiple=2), seed=seed),
+            )
+            for levels in (2, 3)
+        ),
     ),
     notes=NOTES,
 )

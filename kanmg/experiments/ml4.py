@@ -138,6 +138,11 @@ EXPERIMENT = Experiment(
             name="polynomials go on, multilevel", beyond=True, hierarchy={"outside": "extend"}, method=adam(*SCHEDULE)
         ),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),
+        Splines(
+            name="Levenberg-Marquardt (default), degree 5, x^2 for x, 10,000 points",
+            beyond=True,
+            poses=lambda seed, size: allen_cahn(size.num_points(10_000), seed=seed),
+        ),
     ),
     notes=NOTES,
 )

@@ -116,11 +116,13 @@ def run_one(
     experiment : Experiment
     variant : Variant
     model : ModelProblem
+        That of the experiment, whose unseen points count.
     seed : int
     size : Size
     progress : bool
     """
-    trained = variant.train(model, seed, size, progress=progress)
+    posed = model if variant.poses is None else variant.poses(seed, size)
+    trained = variant.train(posed, seed, size, progress=progress)
     x, exact = model.test_data()
     errors = _errors(experiment, trained.function, x, exact)
     measures = {own.name: trained.loss if own.of is None else errors[own.name] for own in experiment.measures}
