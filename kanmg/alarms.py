@@ -18,9 +18,9 @@ Sign: TypeAlias = Literal["unseen", "open", "points", "stopped"]
 # A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
 UNSEEN_OVER_SEEN = 10.0
 
-# The square of float64's rounding: losses below this part of the first one are as good as 0. Points that are fitted
-# exactly have a loss of 0 on one processor and of 1e-31 on another.
-ROUNDING = 2.0**-104
+# Losses below this part of the first one are those of errors of 1e-12: as good as 0. Rounding decides about them, and
+# about their ratios: points that are fitted exactly have a loss of 0 on one processor and of 1e-31 on another.
+FINE = 1e-24
 
 # Errors beside the samples that are so many times those at the samples: the square root of it.
 OPEN = 1000.0
@@ -71,7 +71,8 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
     # The solution is one of these, or the record beside it; the later one if several have its loss.
     nearest = min(reversed(known), key=lambda record: abs(record.loss - loss), default=None)
     unseen = math.nan if nearest is None else nearest.validation_loss
-    if unseen > UNSEEN_OVER_SEEN * max(loss, ROUNDING * _first(record.loss for record in records)):
+    fine = FINE * _first(record.loss for record in records)
+    if unseen > UNSEEN_OVER_SEEN * max(loss, fine):
         times = f"{unseen / loss:.3g} times that of the others" if loss > 0.0 else "and that of the others 0"
         text = f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         found.append(Alarm("unseen", text))
@@ -83,7 +84,9 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
             "the solution is there. Use more samples, where there are none, or fewer cells.",
         )
         for record in records
-        if record.event == "probe" and record.level == level and record.validation_loss > OPEN * loss > 0.0
+        if (record.event, record.level) == ("probe", level)
+        and loss > 0.0
+        and record.validation_loss > OPEN * max(loss, fine)
     ]
     for before, record in itertools.pairwise(steps):
         if record.event == "prolong" and record.level == level and record.loss > RISE_WITH_POINTS * before.loss > 0.0:
@@ -96,7 +99,7 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
     last = next((record for record in reversed(steps) if record.event != "fair"), None)
     first = _first(record.gradient_norm for record in records)
     has_stopped = last is not None and last.event == "smooth" and last.step_size == 0.0 and math.isfinite(last.loss)
-    if last is not None and has_stopped and last.gradient_norm > FLAT * first:
+    if last is not None and has_stopped and last.gradient_norm > FLAT * first and not last.loss <= fine:
         text = (
             f"The smoother stopped on level {last.level}, far from a minimum, because no step it tried lowered the "
             "loss: try another `seed`, more starts, or another smoother."

@@ -124,6 +124,8 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
         refit=_REFITTED if has_choice and not is_deep else 0,
         # Candidates are held back anyway; this makes them choose the level.
         hold_back=_HELD_BACK if problem.can_be_redrawn else 0.0,
+        # Deep networks take minutes: there the alarm is told, and what to do about it left to the user.
+        retries=0 if is_deep else 1,
     )
     reason = _reason(networks[-1], method.steps, starts)
     if problem.can_be_eased:
@@ -159,6 +161,7 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
         refit=_REFITTED if has_choice else 0,
         hold_back=part,
         fair=True,
+        retries=1,
     )
     reason = _reason(networks[-1], method.steps, starts)
     number = problem.num_validation or round(part * problem.num_samples)

@@ -18,9 +18,6 @@ __all__ = ["Starts", "as_starts", "is_outstanding"]
 # The best start is lucky if its loss is below this part of the median.
 LUCKY = 0.1
 
-# Losses within this factor are those of one minimum; it is the best there is if this part of the starts ends there.
-SAME, SHARED = 1.1, 0.25
-
 
 @dataclass(frozen=True)
 class Starts:
@@ -39,8 +36,8 @@ class Starts:
     further_steps : int, default 0
         Smoothing steps of each of these; they see the coarsest level's own part of the samples.
     more : int, default 0
-        So many more are drawn where none of the first was lucky: the best has no loss below a tenth of their median,
-        and fewer than a quarter of them share it. They are smoothed, compared and kept as the first are.
+        So many more are drawn where none of the first was lucky: their losses spread over a decade and more, but the
+        lowest is not below a tenth of their median. They are smoothed, compared and kept as the first are.
 
     Notes
     -----
@@ -90,6 +87,11 @@ class Starts:
                 f"`Starts` got `keep={self.keep}`, but there are only {self.number} to keep. Pass `number`, how many "
                 f"are drawn, as well: `kanmg.Starts({2 * self.keep}, keep={self.keep}, further_steps=100)`."
             )
+        if self.more and self.number == 1:
+            raise KanmgValueError(
+                f"`Starts` got `more={self.more}`, but with `number=1` there is no median to compare a start with. "
+                "Pass a larger `number`, 8 say, or leave `more` out."
+            )
         if self.keep > 1 and self.further_steps == 0:
             raise KanmgValueError(
                 f"`Starts` got `keep={self.keep}` without `further_steps`, so that nothing would tell those kept "
@@ -108,22 +110,22 @@ def is_outstanding(losses: Sequence[float]) -> bool:
     Returns
     -------
     bool
-        The losses of starts spread over decades where there are many minima. A best one far below the median was
-        lucky; a best one that several share is as good as it gets.
+        A best one far below the median was lucky. Where all losses lie within a decade, one minimum is as good as
+        another.
 
     Examples
     --------
-    >>> is_outstanding([3e-6, 4e-8, 1e-6, 2e-6]), is_outstanding([3e-6, 4e-7, 1e-6, 2e-6])
+    >>> is_outstanding([3e-6, 4e-8, 1e-6, 2e-6]), is_outstanding([3e-5, 4e-7, 1e-6, 2e-6])
     (True, False)
-    >>> is_outstanding([3e-6, 4.01e-7, 4e-7, 2e-6])
+    >>> is_outstanding([3e-6, 4e-7, 1e-6, 2e-6])
     True
     """
     known = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=np.inf)
-    best = known.min(initial=np.inf)
-    if not best < np.inf:
+    finite = known[known < np.inf]
+    if not len(finite):
         return False
-    shared = np.count_nonzero(known <= SAME * best) / len(known)
-    return bool(best < LUCKY * np.median(known) or (shared > 1 / len(known) and shared >= SHARED))
+    best = finite.min()
+    return bool(best < LUCKY * np.median(known) or best > LUCKY * finite.max())
 
 
 def as_starts(owner: str, starts: Any) -> Starts:

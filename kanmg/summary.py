@@ -10,7 +10,7 @@ import numpy as np
 from kanmg.alarms import find_alarms
 from kanmg.attempts import describe_attempts
 from kanmg.history import NOTHING_FINITE, Status
-from kanmg.program import Draw
+from kanmg.program import Draw, Judge
 
 if TYPE_CHECKING:
     from kanmg.history import History
@@ -115,6 +115,20 @@ def _describe_starts(program: Program, history: History, status: Status) -> str:
     easier = " of the easiest problem" if isinstance(first, Draw) and first.ease else ""
     losses = f", losses{easier} on all samples {finite.min():.1e} to {finite.max():.1e}"
     failed = f", {len(starts) - len(finite)} passed over" if len(finite) < len(starts) else ""
+    number = _number_of_first(program)
+    more = (
+        f", {len(starts) - number} of them because none of the first {number} was lucky" if len(starts) > number else ""
+    )
     resumed = sum(record.event == "resume" for record in history.kept)
     kept = f"; the best {min(resumed, len(finite))} went on" if resumed else ""
-    return f"Best of {len(starts)} starts on the coarsest level{losses}{failed}{kept}."
+    return f"Best of {len(starts)} starts on the coarsest level{more}{losses}{failed}{kept}."
+
+
+def _number_of_first(program: Program) -> int:
+    """Return how many starts there are in any case."""
+    number = 0
+    for instruction in program.prologue:
+        number += isinstance(instruction, Draw)
+        if isinstance(instruction, Judge):
+            break
+    return number

@@ -42,6 +42,13 @@ def test_points_that_are_fitted_exactly(loss):
     assert find_alarms([records[0], record(loss=loss, validation=8.0 * max(loss, 1e-30))], 0, loss) == ()
 
 
+def test_results_as_fine_as_rounding_raise_none():
+    for loss, number in ((1e-22, 3), (1e-27, 0)):
+        stopped = record(loss=loss, validation=20.0 * loss, step_size=0.0)
+        probe = record(event="probe", loss=math.nan, validation=1e5 * loss)
+        assert len(find_alarms([record(event="start"), stopped, probe], 0, loss)) == number
+
+
 def test_a_loss_that_rises_when_points_change():
     records = [record(event="start"), record(loss=1e-6), record(1, 2e-4, "prolong"), record(1, 1e-7)]
     (alarm,) = find_alarms(records, 1, 1e-7)

@@ -41,7 +41,7 @@ def short(method, steps=2):
     """The same method with few steps."""
     options = {"steps": steps}
     if isinstance(method.starts, kanmg.Starts) and method.starts.number > 1:
-        options["starts"] = dataclasses.replace(method.starts, number=2, steps=steps, further_steps=steps)
+        options["starts"] = dataclasses.replace(method.starts, number=2, steps=steps, further_steps=steps, more=1)
     if method.continuation is not None:
         options["continuation"] = dataclasses.replace(method.continuation, stages=2, steps=steps)
     return dataclasses.replace(method, **options)

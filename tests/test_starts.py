@@ -14,6 +14,7 @@ import kanmg
 from kanmg.cycles import Cycle
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError
 from kanmg.program import Choose, Draw, Program, Prolong, Resume, Smooth
+from kanmg.starts import is_outstanding
 
 X = np.random.default_rng(0).uniform(-1, 1, (160, 2))
 Y = np.exp(np.sin(np.pi * X[:, :1]) + X[:, 1:] ** 2)
@@ -214,6 +215,42 @@ def test_the_program_resumes_the_best():
     draws = [step for i in range(2) for step in (Draw(0, i, 0.5), Smooth(0, 30, LBFGS), Choose(0, 2))]
     resumes = [step for i in range(2) for step in (Resume(0, i), Smooth(0, 7, LBFGS), Choose(0))]
     assert written.prologue == (*draws, *resumes, *alone.prologue)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("is_lucky", [True, False])
+def test_more_starts_are_drawn_where_none_was_lucky(keep, is_lucky, monkeypatch):
+    seen = []
+
+    def judge(losses):
+        seen.append(losses)
+        return is_lucky
+
+    monkeypatch.setattr("kanmg.machine.is_outstanding", judge)
+    starts = kanmg.Starts(2, steps=STEPS, keep=keep, further_steps=FURTHER if keep > 1 else 0, more=3)
+    plain = dataclasses.replace(starts, number=2 if is_lucky else 5, more=0)
+    method = kanmg.NestedIteration(LBFGS, steps=4, starts=starts)
+    solution = kanmg.solve(FULL, HIERARCHY, method=method, seed=SEED)
+    expected = kanmg.solve(FULL, HIERARCHY, method=dataclasses.replace(method, starts=plain), seed=SEED)
+    assert solution.coefficients.tobytes() == expected.coefficients.tobytes()
+    assert timeless(solution.history) == timeless(expected.history)
+    assert seen == [tuple(expected.history.starts[:2])]
+    said = "3 of them because none of the first 2 was lucky" in solution.message
+    assert said is not is_lucky
+
+
+def test_when_a_start_is_lucky():
+    assert is_outstanding([1.0, 0.09, 1.1, 0.9])
+    assert not is_outstanding([1.0, 0.11, 1.2, 0.9])
+    assert is_outstanding([1.0, 0.11, 1.0, 0.9])  # within a decade
+    assert is_outstanding([math.nan, math.nan, 1.0])
+    assert not is_outstanding([math.nan, math.nan])
+    assert not is_outstanding([])
+    # The starts of the default method: KAN-2 seeds 4 and 8, Helmholtz seed 0, KAN-1 with [2,1,1].
+    assert not is_outstanding([1.7e-5, 9.8e-7, 1.3e-6, 1.5e-6, 1.3e-6, 4.4e-7, 2.6e-6, 3.0e-6])
+    assert is_outstanding([1.5e-5, 1.6e-6, 2.1e-7, 4.2e-8, 1.3e-5, 4.6e-7, 1.5e-7, 2.0e-8])
+    assert not is_outstanding([2.6e-3, 1.8e-1, 3.5e-3, 1.8e-3, 2.1e-1, 6.7e-1, 7.1e-3, 2.3e-3])
+    assert is_outstanding([5.2e-8, 5.3e-8, 6.1e-8, 5.4e-8, 5.2e-8])
 
 
 def test_starts_are_kept_only_for_further_steps():
@@ -490,6 +527,7 @@ class Killed(Exception):  # noqa: N818 - not an error: what a test raises to end
         (FULL, kanmg.NestedIteration(steps=2, coarse_fraction=0.5, starts=kanmg.Starts(3, 2, 0.5, 2, 3))),
         (BATCHED, kanmg.NestedIteration(ADAM, steps=2, starts=kanmg.Starts(2, 2, keep=2, further_steps=3))),
         (failing((0, 1), math.nan), kanmg.NestedIteration(steps=2, starts=kanmg.Starts(3, 2, keep=3, further_steps=2))),
+        (FULL, kanmg.NestedIteration(steps=2, starts=kanmg.Starts(2, 2, more=2))),
     ],
 )
 def test_a_run_killed_after_any_record_ends_with_the_same_bits(problem, method, tmp_path):
@@ -535,6 +573,8 @@ def test_a_run_killed_after_any_record_ends_with_the_same_bits(problem, method, 
         (lambda: kanmg.Starts(fraction="half"), KanmgTypeError, r"`fraction='half'`. Pass a number from \(0, 1\]"),
         (lambda: kanmg.Starts(keep=0), KanmgValueError, "`keep=0`. It must be at least 1"),
         (lambda: kanmg.Starts(keep=2.0), KanmgTypeError, "`keep=2.0`"),
+        (lambda: kanmg.Starts(1, more=2), KanmgValueError, "`more=2`, but with `number=1` there is no median"),
+        (lambda: kanmg.Starts(more=-1), KanmgValueError, "`more=-1`. It must be at least 0"),
         (lambda: kanmg.Starts(further_steps=-1), KanmgValueError, "`further_steps=-1`. It must be at least 0"),
         (lambda: kanmg.Starts(further_steps=True), KanmgTypeError, "`further_steps=True`"),
         (lambda: kanmg.NestedIteration(starts=0), KanmgValueError, "`NestedIteration` got `starts=0`"),
