@@ -321,6 +321,36 @@ def test_an_interrupted_run_ends_with_the_same_bits(wrap, smoother, tmp_path):
     assert np.array_equal(resumed.coefficients, whole.coefficients)
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted(kanmg.Smoother):
+    """Steepest descent without a `__dict__`, as users may write it."""
+
+    step_size: float = 1e-6
+
+    @property
+    def needs_derivatives(self):
+        return False
+
+    def init(self, _objective, _theta):
+        return None
+
+    def step(self, objective, theta, _state):
+        loss, gradient = objective.value_and_gradient(theta)
+        return theta - self.step_size * gradient, None, kanmg.StepRecord(loss, 0.0, self.step_size)
+
+
+def test_smoothers_of_users_are_wrapped_and_written_to_checkpoints(tmp_path):
+    hierarchy, problem = level_of(evaluator="cpu"), regression()
+    smoother = kanmg.Metric(kanmg.ChangeOfBasis(Slotted(), "spline", "spline"))
+    options = {"method": kanmg.NestedIteration(smoother, steps=3), "progress": False}
+    first = kanmg.solve(problem, hierarchy, checkpoint=tmp_path / "run", **options)
+    again = kanmg.solve(problem, hierarchy, checkpoint=tmp_path / "run", **options)
+    assert first.loss < first.history.column("loss")[0]
+    assert np.array_equal(first.coefficients, again.coefficients)
+    plain = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(Slotted(), steps=3), checkpoint=tmp_path / "x")
+    assert plain.loss < plain.history.column("loss")[0]
+
+
 def test_parameters_of_a_problem_keep_their_coordinates():
     nu = kanmg.Parameter("nu", 0.5)
     x = np.linspace(-1, 1, 40).reshape(-1, 1)
