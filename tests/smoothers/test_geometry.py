@@ -147,6 +147,18 @@ def test_metric_of_the_relu_basis_is_its_change_of_basis():
     assert np.abs(first - second).max() < 1e-16 * condition * np.abs(second - theta).max()
 
 
+def test_geometries_are_nested_from_the_outside_inwards():
+    hierarchy, problem = level_of(), regression()
+    objective, theta = kanmg.Objective(problem, hierarchy[0]), start(hierarchy, problem)
+    network = hierarchy[0].network
+    L = dense_factor(network, lambda knots: np.linalg.cholesky(gram_matrix(knots).toarray()))
+    C = L @ relu_factor(network)
+    slow = kanmg.TorchOptimizer(torch.optim.SGD, lr=1e-9)
+    expected = np.linalg.solve(C.T, np.linalg.solve(C, objective.value_and_gradient(theta)[1]))
+    moved = run(kanmg.Metric(kanmg.ChangeOfBasis(slow)), objective, theta, 1)[0]
+    assert np.abs(theta - moved - 1e-9 * expected).max() < 1e-10 * 1e-9 * np.abs(expected).max()
+
+
 # ------------------------------------------------------------------------------------------------- the same as without
 
 
