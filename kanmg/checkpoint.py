@@ -195,6 +195,8 @@ def _known_classes(program: Program) -> dict[str, type]:
 def _with_wrapped(smoother: Smoother[Any]) -> Iterator[Smoother[Any]]:
     """Go through a smoother and those that it wraps: their states lie in its own."""
     yield smoother
-    for value in vars(smoother).values():
+    options: Any = smoother
+    for field in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
+        value = getattr(options, field.name)
         if isinstance(value, Smoother):
             yield from _with_wrapped(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kanmg.arrays import as_array
+from kanmg.arrays import as_array, resolve_dtype
 from kanmg.errors import KanmgValueError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Affine, Spline
@@ -39,8 +39,8 @@ class SplineNetwork(torch.nn.Module):
 
     Raises
     ------
-    ShapeError
-        If the coefficients do not fit the network.
+    ShapeError, DtypeError
+        If the coefficients do not fit the network, or are neither float64 nor float32.
 
     Examples
     --------
@@ -150,8 +150,8 @@ def power_relu_mlp(network: Network, theta: Any, *, plain: bool = False) -> torc
 
     Raises
     ------
-    ShapeError
-        If `theta` does not fit the network.
+    ShapeError, DtypeError
+        If `theta` does not fit the network, or is neither float64 nor float32.
     KanmgValueError
         If a layer has another policy than `outside="extend"` and `plain` is False, or repeated knots.
 
@@ -224,7 +224,7 @@ def _power_relu(number: int, layer: Spline, weights: Array, *, plain: bool) -> P
 
 
 def _tensor(values: Any) -> torch.Tensor:
-    """Copy an array or a tensor to a tensor."""
-    if isinstance(values, torch.Tensor):
-        return values.detach().clone()
-    return torch.tensor(as_array(values, "theta"))
+    """Copy an array or a tensor of float64 or float32 to a tensor."""
+    tensor = values.detach().clone() if isinstance(values, torch.Tensor) else torch.tensor(as_array(values, "theta"))
+    resolve_dtype(tensor.dtype)  # refuses others
+    return tensor

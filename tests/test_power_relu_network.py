@@ -232,6 +232,8 @@ def test_wrong_shapes_are_refused():
     for make in (SplineNetwork, power_relu_mlp):
         with pytest.raises(ShapeError, match="coefficients"):
             make(network, np.zeros(3))
+        with pytest.raises(DtypeError):
+            make(network, np.zeros(network.num_coefficients, int))
 
 
 def test_modules_refuse_what_is_no_power_of_relu():

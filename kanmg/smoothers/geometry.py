@@ -100,44 +100,41 @@ class _Geometry(Smoother[GeometryState]):
     def init(self, objective: SmoothFunction, theta: Array) -> GeometryState:
         """Begin as the wrapped smoother does."""
         self._check()
+        if not any(self._changes):
+            inner = self.smoother.init(objective, theta)
+            return GeometryState(inner, None, self.smoother.known(inner))
         iterate = self._network_coordinates(objective).from_coefficients(theta) if self._changes[0] else None
-        posed, start = self._posed(objective, theta, iterate)
-        inner = self.smoother.init(posed, start)
+        posed = self._posed(objective, theta, iterate)
+        inner = self.smoother.init(posed, posed.start)
         return GeometryState(inner, iterate, self._known(inner, posed))
 
     def step(
         self, objective: SmoothFunction, theta: Array, state: GeometryState
     ) -> tuple[Array, GeometryState, StepRecord]:
         """Do one step of the wrapped smoother."""
-        posed, start = self._posed(objective, theta, state.iterate, state)
-        moved, inner, record = self.smoother.step(posed, start, state.inner)
-        found = posed.point(moved) if isinstance(posed, _Posed) else moved
+        if not any(self._changes):
+            moved, inner, record = self.smoother.step(objective, theta, state.inner)
+            return moved, GeometryState(inner, None, self.smoother.known(inner)), record
+        posed = self._posed(objective, theta, state.iterate)
+        known = self.smoother.known(state.inner)
+        if known is not None and state.known is not None:
+            posed.remember(known[1], state.known[1])
+        moved, inner, record = self.smoother.step(posed, posed.start, state.inner)
         iterate = None if state.iterate is None else moved
-        return found, GeometryState(inner, iterate, self._known(inner, posed)), record
+        return posed.point(moved), GeometryState(inner, iterate, self._known(inner, posed)), record
 
     def known(self, state: GeometryState) -> tuple[float, Array] | None:
         return state.known
 
-    def _posed(
-        self, objective: SmoothFunction, theta: Array, iterate: Array | None, state: GeometryState | None = None
-    ) -> tuple[SmoothFunction, Array]:
-        """Return what the wrapped smoother minimises, and where it is."""
-        if not any(self._changes):
-            return objective, theta
-        posed = _Posed(
-            objective, self._network_coordinates(objective), theta, iterate, changes_gradient=self._changes[1]
-        )
-        known = None if state is None else self.smoother.known(state.inner)
-        if known is not None and state is not None and state.known is not None:
-            posed.remember(known[1], state.known[1])
-        return posed, theta if iterate is None else iterate
+    def _posed(self, objective: SmoothFunction, theta: Array, iterate: Array | None) -> _Posed:
+        """Return what the wrapped smoother minimises, from where it is."""
+        coordinates = self._network_coordinates(objective)
+        return _Posed(objective, coordinates, theta, iterate, changes_gradient=self._changes[1])
 
-    def _known(self, inner: Any, posed: SmoothFunction) -> tuple[float, Array] | None:
+    def _known(self, inner: Any, posed: _Posed) -> tuple[float, Array] | None:
         """Return loss and gradient that the inner state holds, the gradient as it was before the change."""
         known = self.smoother.known(inner)
-        if known is None or not isinstance(posed, _Posed):
-            return known
-        return known[0], posed.original(known[1])
+        return None if known is None else (known[0], posed.original(known[1]))
 
     def _network_coordinates(self, objective: SmoothFunction) -> Coordinates:
         network = objective.network
@@ -172,6 +169,12 @@ class _Posed(DerivedObjective):
         # Points and gradients are recognised by their identity, as they are by those who asked for them.
         self._points: list[tuple[Array, Array]] = [] if iterate is None else [(iterate, theta)]
         self._gradients: list[tuple[Array, Array]] = []
+
+    @property
+    def start(self) -> Array:
+        """Where the smoother is."""
+        theta, iterate = self._origin
+        return theta if iterate is None else iterate
 
     def point(self, variable: Array) -> Array:
         """Return the coefficients that a point of the smoother stands for."""

@@ -147,6 +147,18 @@ def test_metric_of_the_relu_basis_is_its_change_of_basis():
     assert np.abs(first - second).max() < 1e-16 * condition * np.abs(second - theta).max()
 
 
+def test_geometries_are_nested_from_the_outside_inwards():
+    hierarchy, problem = level_of(), regression()
+    objective, theta = kanmg.Objective(problem, hierarchy[0]), start(hierarchy, problem)
+    network = hierarchy[0].network
+    L = dense_factor(network, lambda knots: np.linalg.cholesky(gram_matrix(knots).toarray()))
+    C = L @ relu_factor(network)
+    slow = kanmg.TorchOptimizer(torch.optim.SGD, lr=1e-9)
+    expected = np.linalg.solve(C.T, np.linalg.solve(C, objective.value_and_gradient(theta)[1]))
+    moved = run(kanmg.Metric(kanmg.ChangeOfBasis(slow)), objective, theta, 1)[0]
+    assert np.abs(theta - moved - 1e-9 * expected).max() < 1e-10 * 1e-9 * np.abs(expected).max()
+
+
 # ------------------------------------------------------------------------------------------------- the same as without
 
 
@@ -319,6 +331,36 @@ def test_an_interrupted_run_ends_with_the_same_bits(wrap, smoother, tmp_path):
     kanmg.solve(problem, hierarchy, checkpoint=path, callback=stop, **options)
     resumed = kanmg.solve(problem, hierarchy, checkpoint=path, **options)
     assert np.array_equal(resumed.coefficients, whole.coefficients)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted(kanmg.Smoother):
+    """Steepest descent without a `__dict__`, as users may write it."""
+
+    step_size: float = 1e-6
+
+    @property
+    def needs_derivatives(self):
+        return False
+
+    def init(self, _objective, _theta):
+        return None
+
+    def step(self, objective, theta, _state):
+        loss, gradient = objective.value_and_gradient(theta)
+        return theta - self.step_size * gradient, None, kanmg.StepRecord(loss, 0.0, self.step_size)
+
+
+def test_smoothers_of_users_are_wrapped_and_written_to_checkpoints(tmp_path):
+    hierarchy, problem = level_of(evaluator="cpu"), regression()
+    smoother = kanmg.Metric(kanmg.ChangeOfBasis(Slotted(), "spline", "spline"))
+    options = {"method": kanmg.NestedIteration(smoother, steps=3), "progress": False}
+    first = kanmg.solve(problem, hierarchy, checkpoint=tmp_path / "run", **options)
+    again = kanmg.solve(problem, hierarchy, checkpoint=tmp_path / "run", **options)
+    assert first.loss < first.history.column("loss")[0]
+    assert np.array_equal(first.coefficients, again.coefficients)
+    plain = kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(Slotted(), steps=3), checkpoint=tmp_path / "x")
+    assert plain.loss < plain.history.column("loss")[0]
 
 
 def test_parameters_of_a_problem_keep_their_coordinates():
