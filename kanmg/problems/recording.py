@@ -12,6 +12,7 @@ import torch
 from kanmg.arrays import row_chunks
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.problems.fields import Field, Recorder, ScalarRecorder, Wanted
+from kanmg.problems.precision import exact_numbers
 from kanmg.problems.scalars import Constant, Parameter, looking_up
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ def record(term: Term, setting: Setting) -> Recording:
     ------
     KanmgError
         If the residual returns something else than a tensor of shape (N,) or (N, R) in the dtype of the points, that
-        depends on the fields or on parameters, point by point, and is finite with finite derivatives.
+        depends on the fields or on parameters, point by point, and is finite with finite derivatives; or if it uses
+        numbers that were rounded to float32, or functions of NumPy.
     """
     _check_signature(term, setting.fields)
     few = _few(term, _FEW_POINTS)
-    call = _call(term, few, setting)
+    with exact_numbers():
+        call = _call(term, few, setting)
     for array, untouched, name in zip(few, _few(term, _FEW_POINTS), ("points", "data"), strict=False):
         if not np.array_equal(array, untouched):
             raise KanmgValueError(
