@@ -87,8 +87,8 @@ def layer_equation(number: int) -> kanmg.Collocation:
 
 TARGETS = {
     "tanh(50 (x - 0.2))": Target(lambda x: np.tanh(50 * (x[:, 0] - 0.2)), (1, 1)),
-    "|x - 0.3| + 0.3 sin 2 x": Target(lambda x: np.abs(x[:, 0] - 0.3) + 0.3 * np.sin(2 * x[:, 0]), (1, 1)),
-    "|x + y / 2 - 0.3| + y^2": Target(
+    "abs(x - 0.3) + 0.3 sin 2 x": Target(lambda x: np.abs(x[:, 0] - 0.3) + 0.3 * np.sin(2 * x[:, 0]), (1, 1)),
+    "abs(x + y / 2 - 0.3) + y^2": Target(
         lambda x: np.abs(x[:, 0] + 0.5 * x[:, 1] - 0.3) + x[:, 1] ** 2, (2, 5, 1), samples=5000, seeds=2, num_levels=3
     ),
     "boundary layer, samples": Target(layer, (1, 1), domain=(0.0, 1.0)),

@@ -112,7 +112,6 @@ class Hierarchy(Sequence[Level]):
         self._transfers = tuple(
             Transfer(index, coarse, fine, self._dtype) for index, (coarse, fine) in enumerate(pairwise(networks))
         )
-        self._choice = evaluator
         build = _evaluator_factory(evaluator, self._device)
         self._levels = tuple(
             Level(index, network, _build(build, network, self._dtype)) for index, network in enumerate(networks)
@@ -210,7 +209,8 @@ class Hierarchy(Sequence[Level]):
             A new one, also if no knots are free.
         """
         networks = [level.network.fixed() for level in self._levels]
-        return Hierarchy(networks, dtype=self._dtype, device=self._device, evaluator=self._choice)
+        build = Rebuilding([level.evaluator for level in self._levels])
+        return Hierarchy(networks, dtype=self._dtype, device=self._device, evaluator=build)
 
     def prolong(self, theta: Any, source: int = 0, target: int = -1) -> Any:
         """Take coefficients from level `source` to the finer level `target`: the network's values stay the same.
@@ -303,6 +303,24 @@ def _normal_products(level: Level) -> str:
     first, *others = [level.evaluator.normal_product(order) for order in range(min(degrees, default=0) + 1)]
     alike = sum(1 for _ in takewhile(first.__eq__, others))
     return first if alike == len(others) else f"{first} to order {alike}"
+
+
+class Rebuilding:
+    """Builds evaluators like those of a hierarchy for other networks, level by level: for one other hierarchy.
+
+    Parameters
+    ----------
+    evaluators : sequence of Evaluator
+    """
+
+    takes_free_knots = True
+
+    def __init__(self, evaluators: Iterable[Evaluator]) -> None:
+        self._evaluators = iter(evaluators)
+
+    def __call__(self, network: Network, dtype: np.dtype[Any]) -> Evaluator:  # noqa: ARG002 - it is theirs
+        """Build the next one."""
+        return next(self._evaluators).rebuilt(network)
 
 
 def uniform_hierarchy(

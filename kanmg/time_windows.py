@@ -14,7 +14,7 @@ import torch
 from kanmg.checkpoint import checked_path
 from kanmg.driver import solve
 from kanmg.errors import CheckpointError, ConvergenceError, DomainError, KanmgTypeError, KanmgValueError
-from kanmg.hierarchy import Hierarchy
+from kanmg.hierarchy import Hierarchy, Rebuilding
 from kanmg.history import Status
 from kanmg.network import Affine, Network, Spline
 from kanmg.piecewise import PiecewiseSolution, joined
@@ -216,12 +216,7 @@ def _file_of_window(checkpoint: Any, number: int) -> Path:
 def _hierarchy_of_window(hierarchy: Hierarchy, axis: int, start: float, stop: float) -> Hierarchy:
     """Return the same hierarchy for another interval of one input."""
     networks = [_network_of_window(level.network, axis, start, stop) for level in hierarchy]
-    # The evaluator of a network with free knots is made of one of another class.
-    classes: Any = iter([type(getattr(level.evaluator, "inner", level.evaluator)) for level in hierarchy])
-
-    def build(network: Network, dtype: Any) -> Any:
-        return next(classes)(network, dtype)
-
+    build = Rebuilding([level.evaluator for level in hierarchy])
     return Hierarchy(networks, dtype=hierarchy.dtype, device=hierarchy.device, evaluator=build)
 
 

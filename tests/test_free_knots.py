@@ -348,7 +348,17 @@ def test_equations_with_parameters_and_time_windows_work():
     exact = np.sin(np.pi * points[:, :1]) * np.exp(-0.1 * np.pi**2 * points[:, 1:])
     assert np.abs(kanmg.solve(problem, hierarchy, method=method)(points) - exact).max() < 1e-2
     windows = kanmg.march(problem, hierarchy, coordinate="t", initial="initial", windows=2, method=method)
+    again = pickle.loads(pickle.dumps(windows))  # noqa: S301
     assert np.abs(windows(points) - exact).max() < 1e-2
+    np.testing.assert_array_equal(again(points), windows(points))
+
+
+def test_hierarchies_without_free_knots_have_evaluators_of_the_same_kind(hierarchy):
+    networks = [level.network for level in hierarchy]
+    for name, expected in (("cpu", "cpu"), ("dense", "cpu, dense"), ("reference", "reference")):
+        fixed = kanmg.Hierarchy(networks, evaluator=name).fixed()
+        assert [level.evaluator.name for level in fixed] == 3 * [expected]
+        assert pickle.loads(pickle.dumps(fixed))[2].network == fixed[2].network  # noqa: S301
 
 
 # -------------------------------------------------------------------------------------------------- fixed or free knots

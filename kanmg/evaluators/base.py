@@ -341,6 +341,17 @@ class Evaluator(ABC):
         """
         return type(self), (self.network, self.dtype)
 
+    def rebuilt(self, network: Network) -> Evaluator:
+        """Build an evaluator of the same kind for another network.
+
+        Parameters
+        ----------
+        network : Network
+        """
+        build, arguments = self.__reduce__()[:2]
+        evaluator: Evaluator = build(*(network if own is self.network else own for own in arguments))
+        return evaluator
+
     def _checked_paths(
         self, num_points: int, directions: Array, curvatures: Array | None
     ) -> tuple[Array, Array | None]:

@@ -89,6 +89,9 @@ class FreeKnotEvaluator(Evaluator):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.network, self.dtype, self._build)
 
+    def rebuilt(self, network: Network) -> Evaluator:
+        return super().rebuilt(network) if network.num_logits else self._build(network, self.dtype)
+
     # ------------------------------------------------------------------------------------------------- the interface
 
     def value(self, theta: Array, x: Array) -> Array:
