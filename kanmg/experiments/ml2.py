@@ -6,7 +6,7 @@ from kanmg import gallery
 from kanmg.cycles import Cycle, FullMultigrid, VCycle
 from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
 from kanmg.experiments.perceptrons import Perceptron
-from kanmg.experiments.schedules import nested_adam
+from kanmg.experiments.schedules import Triangular, nested, nested_adam
 from kanmg.experiments.splines import Splines
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.weighting import Attention
@@ -15,6 +15,7 @@ __all__ = ["EXPERIMENT"]
 
 ERROR = "relative L2 error"
 STEP_SIZE, STEPS = 1e-2, 5000
+CYCLE = Triangular(0.01, 1250)
 SCHEDULE = (1250, 1250, 1250, 1250)
 ATTENTION = Attention(every=50)
 NOTES = """\
@@ -23,6 +24,7 @@ NOTES = """\
 - Chosen: points on the grid as `kanmg.gallery.ml2` says; seed s draws the initial coefficients; float64; three seeds;
   errors at 10,000 unseen points. Polynomials of the end cells go on outside the intervals.
 - Residual-based attention is a row of its own: kanmg's updates follow every 50 steps, and Adam begins anew with them.
+- Cyclic step: on each level from a hundredth up to 1e-2, or 3e-2, and back.
 - ReLU basis: the same initial function, trained in its coefficients.
 """
 
@@ -64,6 +66,11 @@ EXPERIMENT = Experiment(
             method=nested_adam(STEP_SIZE, *SCHEDULE, relu=True),
         ),
         Perceptron(name="MLP, tanh, [3,24,24,1]", widths=(3, 24, 24, 1), options=(("lr", 1e-3),), steps=STEPS),
+        Splines(name="cyclic step: multilevel", beyond=True, method=nested_adam(STEP_SIZE, *SCHEDULE, schedule=CYCLE)),
+        Splines(
+            name="cyclic step to 3e-2: multilevel", beyond=True, method=nested_adam(3e-2, *SCHEDULE, schedule=CYCLE)
+        ),
+        Splines(name="nested iteration, L-BFGS", beyond=True, method=nested(LBFGS(), *SCHEDULE)),
         Splines(name="V-cycles, L-BFGS", beyond=True, method=v_cycle, max_cycles=13),
         Splines(name="full multigrid, L-BFGS", beyond=True, method=full_multigrid),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),
