@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanmg.attempts import Attempt
-from kanmg.errors import CheckpointError, KanmgTypeError, KanmgValueError
+from kanmg.errors import CheckpointError
 from kanmg.monitor import Candidate
 from kanmg.program import Smooth
 from kanmg.smoothers.base import Smoother
 from kanmg.stack import Correction, Frame, Known, Start
-from kanmg.storage import describe, read_file, write_file
+from kanmg.storage import checked_path, describe, read_file, write_file
 from kanmg.weighting import Weights
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping
 
     import torch
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.program import Program
 
-__all__ = ["Checkpoint", "checked_path", "fingerprint_of_run"]
+__all__ = ["Checkpoint", "fingerprint_of_run"]
 
 # Writing at changes of level may take this part of the time between two writes.
 MAX_OVERHEAD = 0.05
@@ -85,7 +84,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str], interval: float) -> None:
-        self.path = checked_path(path)
+        self.path = checked_path(path, "checkpoint", ", or None")
         self._fingerprint = fingerprint
         self._interval = interval
         self._last_write = time.perf_counter()
@@ -121,9 +120,7 @@ class Checkpoint:
         differing = [name for name, value in self._fingerprint.items() if stored.get(name) != value]
         if not differing:
             return
-        details = "; ".join(
-            f"`{name}` was {stored.get(name)} and is now {self._fingerprint[name]}" for name in differing
-        )
+        details = "; ".join(_difference(name, str(stored.get(name)), self._fingerprint[name]) for name in differing)
         raise CheckpointError(
             f"`checkpoint='{self.path}'` belongs to another run: {details}. Repeat the call that began that run, pass "
             "another path, or delete the file to start anew."
@@ -160,21 +157,6 @@ class Checkpoint:
         self._duration = self._last_write - begin
 
 
-def checked_path(path: Any) -> Path:
-    """Check what `kanmg.solve` got as `checkpoint`.
-
-    Raises
-    ------
-    KanmgTypeError, KanmgValueError
-        If it is no path, or empty.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise KanmgTypeError(f"`checkpoint={path!r}` is a {type(path).__name__}. Pass the path of a file, or None.")
-    if not os.fspath(path):
-        raise KanmgValueError("`checkpoint` is empty. Pass the path of a file, or None.")
-    return Path(path)
-
-
 def _known_classes(program: Program) -> dict[str, type]:
     """Collect the dataclasses that may be in the file: ours, and those of the modules that define the smoothers."""
     classes: dict[str, type] = {
@@ -200,3 +182,43 @@ def _with_wrapped(smoother: Smoother[Any]) -> Iterator[Smoother[Any]]:
         value = getattr(options, field.name)
         if isinstance(value, Smoother):
             yield from _with_wrapped(value)
+
+
+def _difference(name: str, before: str, now: str) -> str:
+    """Say in words in which way an argument is another one."""
+    if name == "problem":
+        return "`problem` is another one (its data, points, weights, residuals or batches)"
+    if name == "initial":
+        given = ("was not given and now is", "was given and now is not", "has other coefficients")
+        return f"`initial` {given[0 if before == 'None' else 1 if now == 'None' else 2]}"
+    if name == "hierarchy":
+        before, now = (described.partition(", networks")[0] for described in (before, now))
+        if before == now:
+            return "`hierarchy` has other networks (their widths, degrees, knots or domains)"
+    if name == "method":
+        return _difference_of_methods(before, now)
+    return f"`{name}` was {before} and now is {now}"
+
+
+def _difference_of_methods(before: str, now: str) -> str:
+    """Say which options of a method differ, or that it is of another class."""
+    kinds = before.partition("(")[0], now.partition("(")[0]
+    if kinds[0] != kinds[1]:
+        return f"`method` was a {kinds[0]} and now is a {kinds[1]}"
+    options, others = _options(before), _options(now)
+    names = [name for name in dict.fromkeys((*options, *others)) if options.get(name) != others.get(name)]
+    changed = (f"`{name}={options.get(name)}` and now `{name}={others.get(name)}`" for name in names)
+    return f"`method` had {', '.join(changed)}"
+
+
+def _options(described: str) -> dict[str, str]:
+    """Split the description of a dataclass into those of its fields."""
+    options, depth, begin = {}, 0, described.find("(") + 1
+    for place in range(begin, len(described)):
+        character = described[place]
+        if depth == 0 and character in ",)":
+            option, _, value = described[begin:place].strip().partition("=")
+            options[option] = value
+            begin = place + 1
+        depth += (character in "([{") - (character in ")]}")
+    return options

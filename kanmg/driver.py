@@ -9,6 +9,7 @@ import numpy as np
 
 from kanmg.arrays import as_array, check_dtype, check_finite
 from kanmg.checkpoint import Checkpoint, fingerprint_of_run
+from kanmg.coverage import say_what_is_empty
 from kanmg.cycles import Cycle
 from kanmg.defaults import choose_method
 from kanmg.errors import ConvergenceError, KanmgTypeError, KanmgValueError, ShapeError
@@ -174,7 +175,7 @@ def solve(
         callback=callback,
         progress=progress,
         checkpoint=file,
-        remark=reason,
+        remark="\n".join(filter(None, (say_what_is_empty(problem, hierarchy[0].network), reason))),
     )
     solution = run.execute()
     failures = {Status.TOLERANCE_NOT_MET, Status.DIVERGED, Status.NON_FINITE}

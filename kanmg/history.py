@@ -122,7 +122,7 @@ class Record(NamedTuple):
         Work so far, in evaluations of loss and gradient on the finest level with all samples. Validation is not
         counted.
     seconds : float
-        Time so far, those before a resumption included.
+        Time so far by the clock, those before a resumption and compilation included.
     validation_loss : float
         Loss on held-back data, where it was evaluated, else NaN.
     step_size : float

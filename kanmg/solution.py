@@ -18,7 +18,7 @@ from kanmg.network import Affine, Network, Spline
 from kanmg.problems.ansatz import load_ansatz
 from kanmg.problems.terms import checked_normals
 from kanmg.splines.knots import Knots
-from kanmg.storage import read_file, write_file
+from kanmg.storage import checked_path, read_file, write_file
 from kanmg.vectors import beside, is_tensor, returned, to_host
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Solution:
     work_units : float
         Counted work, in evaluations of loss and gradient on the finest level with all samples.
     seconds : float
+        Of the run, by the clock. The first run of a degree and dtype compiles kernels, which counts: 5 to 15 s each.
     hierarchy : Hierarchy
     coordinates : tuple of str
         Names of the inputs; empty if they have none.
@@ -129,7 +130,8 @@ class Solution:
             As for `solution(x)`.
         *coordinates : int or str
             What to differentiate by, one after the other: numbers of inputs, or their names if the problem has named
-            them. `solution.derivative(x, 0, 0)` is the second derivative by the first input.
+            them. `solution.derivative(x, 0, 0)` is the second derivative by the first input, `solution.derivative(x)`
+            the value.
         side : {"+", "-"}, optional
             For points on an interface, a kink of the problem's `inputs` or `transform`: the derivative on the side to
             which `normals` point, or on the other one. With one coordinate, "+" is where it is larger.
@@ -264,8 +266,10 @@ class Solution:
         ------
         CheckpointError
             If it cannot be written; an earlier file of this name is then untouched.
+        KanmgTypeError, KanmgValueError
+            If `path` is no path, or empty.
         """
-        write_file(path, "solution", self._content())
+        write_file(checked_path(path, "path"), "solution", self._content())
 
     def _content(self) -> dict[str, Any]:
         """Everything that `load` needs."""
@@ -333,7 +337,7 @@ def load(
     KanmgValueError, KanmgTypeError
         If `inputs` or `transform` is missing, or was not there when the file was written.
     """
-    content = read_file(path, "solution")
+    content = read_file(checked_path(path, "path"), "solution")
     networks = [_build_network(description) for description in content.pop("networks")]
     hierarchy = Hierarchy(networks, dtype=content.pop("dtype"), evaluator=evaluator)
     content["status"] = Status[content["status"]]

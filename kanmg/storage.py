@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as serialise_arrays
 
-from kanmg.errors import CheckpointError
+from kanmg.errors import CheckpointError, KanmgTypeError, KanmgValueError
 from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
@@ -179,6 +179,29 @@ def _rebuild(name: str, fields: dict[str, Any], classes: Mapping[str, type]) -> 
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
+
+
+def checked_path(path: Any, name: str, otherwise: str = "") -> Path:
+    """Check what was given as the path of a file.
+
+    Parameters
+    ----------
+    path : object
+    name : str
+        Of the argument.
+    otherwise : str
+        What else it may be, e.g. ", or None".
+
+    Raises
+    ------
+    KanmgTypeError, KanmgValueError
+        If it is no path, or empty.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise KanmgTypeError(f"`{name}={path!r}` is a {type(path).__name__}. Pass the path of a file{otherwise}.")
+    if not os.fspath(path):
+        raise KanmgValueError(f"`{name}` is empty. Pass the path of a file{otherwise}.")
+    return Path(path)
 
 
 def write_file(path: str | os.PathLike[str], kind: str, value: Any) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from kanmg.checkpoint import checked_path
 from kanmg.driver import solve
 from kanmg.errors import CheckpointError, ConvergenceError, DomainError, KanmgTypeError, KanmgValueError
 from kanmg.hierarchy import Hierarchy, Rebuilding
@@ -21,6 +20,7 @@ from kanmg.piecewise import PiecewiseSolution, joined
 from kanmg.problems.collocation import Collocation
 from kanmg.splines.bspline import evaluate_spline
 from kanmg.splines.knots import Knots
+from kanmg.storage import checked_path
 
 if TYPE_CHECKING:
     import os
@@ -206,7 +206,7 @@ def _call_back(callback: Callable[[Record, int], object], window: int, record: R
 
 def _file_of_window(checkpoint: Any, number: int) -> Path:
     """Return the checkpoint of one window: its number before the suffix."""
-    path = checked_path(checkpoint)
+    path = checked_path(checkpoint, "checkpoint", ", or None")
     return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 

@@ -253,18 +253,21 @@ def other_hierarchy(**options):
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        ({"problem": kanmg.Regression(X, Y + 1e-15)}, "`problem` was"),
-        ({"problem": kanmg.Regression(X, Y, seed=1, batch_size=30)}, "`problem` was"),
+        ({"problem": kanmg.Regression(X, Y + 1e-15)}, "`problem` is another one"),
+        ({"problem": kanmg.Regression(X, Y, seed=1, batch_size=30)}, "`problem` is another one"),
         ({"hierarchy": other_hierarchy(num_levels=2), "method": NESTED}, "the hierarchy has 2 levels"),
         (
             {"hierarchy": other_hierarchy(outside="linear")},
-            "`hierarchy` was 3 levels of float64 on evaluator reference",
+            r"`hierarchy` has other networks \(their widths, degrees, knots or domains\)",
         ),
-        ({"hierarchy": other_hierarchy(domain=(-1, 1.5))}, "`hierarchy` was"),
-        ({"method": kanmg.NestedIteration(steps=(9, 7, 6))}, r"`method` was NestedIteration\(.*steps=\(9, 7, 5\)"),
+        ({"hierarchy": other_hierarchy(domain=(-1, 1.5))}, "`hierarchy` has other networks"),
+        (
+            {"method": kanmg.NestedIteration(steps=(9, 7, 6))},
+            r"`method` had `steps=\(9, 7, 5\)` and now `steps=\(9, 7, 6\)`\.",
+        ),
         ({"method": kanmg.NestedIteration(kanmg.LBFGS(history=4), steps=(9, 7, 5))}, r"history=4"),
-        ({"seed": 5}, "`seed` was 0 and is now 5"),
-        ({"initial": np.zeros(24)}, "`initial` was None and is now array"),
+        ({"seed": 5}, "`seed` was 0 and now is 5"),
+        ({"initial": np.zeros(24)}, "`initial` was not given and now is"),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused_by_name(changed, name, tmp_path):
@@ -285,14 +288,15 @@ def test_a_checkpoint_in_the_middle_of_another_method_is_that_of_another_run(tmp
     path = tmp_path / "a"
     first = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=9)
     kanmg.solve(FULL, HIERARCHY, method=first, checkpoint=path, callback=stop)
-    with pytest.raises(CheckpointError, match=r"belongs to another run: `method` was .*LevenbergMarquardt.* is now"):
+    with pytest.raises(CheckpointError, match=r"another run: `method` had `smoother=LevenbergMarq.* and now `smoother"):
         kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=path)
 
 
 def test_the_refusal_says_what_to_do(tmp_path):
     kanmg.solve(FULL, HIERARCHY, method=NESTED, checkpoint=tmp_path / "a")
     with pytest.raises(
-        CheckpointError, match=r"belongs to another run: .*; `seed`.*Repeat the call.*delete the file"
+        CheckpointError,
+        match=r"`problem` is another one .*; `seed` was 0 and now is 3.*Repeat.*delete the file",
     ) as info:
         kanmg.solve(BATCHED, HIERARCHY, method=NESTED, seed=3, checkpoint=tmp_path / "a")
     assert info.value.solution is None
@@ -407,3 +411,33 @@ def test_a_hidden_value_that_leaves_its_interval_loses_nothing(batch_size):
     assert solution.coefficients.shape == (hierarchy[solution.level].network.num_coefficients,)
     if batch_size is None:
         assert solution.loss <= solution.history[0].loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"method": kanmg.NestedIteration(steps=4, starts=kanmg.Starts(2, keep=2, further_steps=1))},
+            r"`starts=Starts\(number=1, .*\)` and now `starts=Starts\(number=2",
+        ),
+        ({"method": kanmg.VCycle()}, r"run: `method` was a NestedIteration and now is a VCycle\."),
+        (
+            {"hierarchy": kanmg.Hierarchy([level.network for level in HIERARCHY][1:], evaluator="reference")},
+            r"`hierarchy` was 3 levels of float64 on evaluator reference and now is 2 levels",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_run_says_in_words_what_differs(changes, words, tmp_path):
+    options = {"problem": FULL, "hierarchy": HIERARCHY, "method": kanmg.NestedIteration(steps=4)}
+    kanmg.solve(**options, checkpoint=tmp_path / "a")
+    with pytest.raises(CheckpointError, match=words) as info:
+        kanmg.solve(**(options | changes), checkpoint=tmp_path / "a")
+    assert "array(" not in str(info.value)
+
+
+def test_initial_coefficients_of_another_run(tmp_path):
+    theta = np.zeros(HIERARCHY[0].network.num_coefficients)
+    kanmg.solve(FULL, HIERARCHY, method=NESTED, initial=theta, checkpoint=tmp_path / "a")
+    for initial, words in ((None, "`initial` was given and now is not"), (theta + 1.0, "`initial` has other coeffic")):
+        with pytest.raises(CheckpointError, match=words):
+            kanmg.solve(FULL, HIERARCHY, method=NESTED, initial=initial, checkpoint=tmp_path / "a")

@@ -167,3 +167,35 @@ def test_candidates_of_equations_choose_the_level():
     assert problem.validation_loss(evaluator, solution.coefficients) == pytest.approx(lowest, rel=1e-12)
     assert solution.level < len(HIERARCHY) - 1
     assert error(solution) < 1e-3
+
+
+# ------------------------------------------------------------------------------------- samples in a part of the domain
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "domain"),
+    [((0.0, 0.0), (0.3, 0.3), "((0, 0.3), (0, 0.3))"), ((-1.0, 0.123), (1.0, 0.4567), "((-1, 1), (0.12, 0.46))")],
+)
+def test_samples_that_fill_a_part_of_the_domain_are_told_which_one_holds_them(low, high, domain):
+    corners = np.array([low, high])
+    x = np.concatenate([np.random.default_rng(0).uniform(low, high, (60, 2)), corners])
+    hierarchy = kanmg.uniform_hierarchy((2, 1), degree=3, num_intervals=3, num_levels=1, evaluator="reference")
+    method = kanmg.NestedIteration(steps=2)
+    solution = kanmg.solve(kanmg.Regression(x, x[:, 0]), hierarchy, method=method)
+    (line,) = [line for line in solution.message.splitlines() if line.startswith("The samples fill only")]
+    assert f"{low[1]:.3g} to {high[1]:.3g} of input 1, whose interval is -1 to 1" in line
+    assert line.endswith(f"Build the hierarchy with `domain={domain}`.")
+    fitting = eval(domain)  # noqa: S307  (what the message says to write)
+    better = kanmg.uniform_hierarchy(
+        (2, 1), degree=3, num_intervals=3, num_levels=1, evaluator="reference", domain=fitting
+    )
+    assert "fill only" not in kanmg.solve(kanmg.Regression(x, x[:, 0]), better, method=method).message
+
+
+def test_samples_that_fill_half_of_the_domain_are_enough():
+    x = np.linspace(-0.5, 0.5, 40)[:, None]
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=3, num_levels=1, evaluator="reference")
+    solution = kanmg.solve(kanmg.Regression(x, x), hierarchy, method=kanmg.NestedIteration(steps=2))
+    assert "fill only" not in solution.message
+    narrow = kanmg.solve(kanmg.Regression(0.5 * x, x), hierarchy, method=kanmg.NestedIteration(steps=2))
+    assert "`domain=((-0.25, 0.25),)`" in narrow.message

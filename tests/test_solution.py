@@ -319,3 +319,14 @@ def test_what_is_shown_has_one_thing_a_line_and_alarms_first():
 
 def test_the_short_form_is_one_line():
     assert repr(solution_of(hierarchy_of())) == "<Solution FINISHED: level 1, loss 0.25, 2.5 work units>"
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_what_is_no_path_is_refused(path):
+    solution = solution_of(hierarchy_of())
+    with pytest.raises(KanmgTypeError, match=f"`path={path}` is a .*Pass the path of a file"):
+        solution.save(path)
+    with pytest.raises(KanmgTypeError, match=f"`path={path}`"):
+        kanmg.load(path)
+    with pytest.raises(KanmgValueError, match="`path` is empty"):
+        solution.save("")

@@ -494,7 +494,7 @@ def test_a_march_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, how):
 def test_a_checkpoint_of_another_march_is_refused(tmp_path):
     hierarchy = line(evaluator="reference")
     kanmg.march(decay(), hierarchy, checkpoint=tmp_path / "run", **SHORT)
-    with pytest.raises(CheckpointError, match=r"run\.0'` belongs to another run: `problem` was"):
+    with pytest.raises(CheckpointError, match=r"run\.0'` belongs to another run: `problem` is another one"):
         kanmg.march(decay(2.0), hierarchy, checkpoint=tmp_path / "run", **SHORT)
 
 
