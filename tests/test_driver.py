@@ -199,7 +199,7 @@ def test_the_larger_of_both_tolerances_counts():
 
 
 def test_a_tolerance_that_is_not_met_raises_with_the_best_solution():
-    words = r"did not meet the tolerance. Loss .* \(tolerance 1.000e-30\).*`max_cycles`"
+    words = r"(?s)did not meet the tolerance.\nLoss .* \(tolerance 1.000e-30\).*`max_cycles`"
     with pytest.raises(ConvergenceError, match=words) as info:
         kanmg.solve(PROBLEM, HIERARCHY, method=NESTED, atol=1e-30)
     solution = info.value.solution
@@ -283,7 +283,7 @@ def test_a_cycle_that_changes_nothing_is_the_last():
 
 def test_nan_is_found_where_it_appears():
     problem = Scripted([1.0, 0.9, 0.8, math.nan, 0.1])
-    with pytest.raises(ConvergenceError, match=r"NaN or infinite.*step size") as info:
+    with pytest.raises(ConvergenceError, match=r"(?s)NaN or infinite.*step size") as info:
         kanmg.solve(problem, hierarchy_of(1), method=kanmg.NestedIteration(smoother=kanmg.Adam(), steps=50))
     solution = info.value.solution
     assert solution.status is kanmg.Status.NON_FINITE
@@ -311,7 +311,7 @@ def test_initial_coefficients_with_an_infinite_loss_end_the_run():
 
 def test_divergence_is_found():
     problem = Scripted([1.0, 0.5, 1e3, 1e7, 0.1])
-    with pytest.raises(ConvergenceError, match=r"out of all proportion.*Lower the smoother's step size") as info:
+    with pytest.raises(ConvergenceError, match=r"(?s)out of all proportion.*Lower the smoother's step size") as info:
         kanmg.solve(problem, hierarchy_of(1), method=kanmg.NestedIteration(smoother=kanmg.Adam(), steps=50))
     assert info.value.solution.status is kanmg.Status.DIVERGED
     assert info.value.solution.loss == 0.5
