@@ -7,11 +7,11 @@ import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kanmg.history import Record
 
-__all__ = ["Alarm", "Sign", "find_alarms"]
+__all__ = ["Alarm", "Sign", "find_alarms", "say_what_is_undetermined"]
 
 Sign: TypeAlias = Literal["unseen", "open", "points", "stopped"]
 
@@ -106,6 +106,18 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
         )
         found.append(Alarm("stopped", text))
     return tuple(found)
+
+
+def say_what_is_undetermined(values: Mapping[str, float], margins: Mapping[str, float]) -> tuple[str, ...]:
+    """Say which parameters may change by all of their value before the loss has doubled."""
+    return tuple(
+        f"The parameter {name!r} is not determined: "
+        + ("the loss does not depend on it" if math.isinf(change) else f"the loss doubles only at {change:.1e} from it")
+        + ", once the coefficients are fitted anew. Add data, or terms in which it matters, or make it a "
+        "`kanmg.Constant`."
+        for name, change in margins.items()
+        if not change < abs(values[name])
+    )
 
 
 def _first(numbers: Iterable[float]) -> float:

@@ -85,8 +85,7 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     of several seeds by up to four orders of magnitude (benchmarks/starts.py).
     """
     if problem.steps_per_epoch > 1:
-        method = NestedIteration(smoother=Adam(step_size=3e-3), steps=30 * problem.steps_per_epoch)
-        return method, "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level."
+        return _for_batches(problem)
     finest = hierarchy[-1].network.num_coefficients + problem.num_parameters
     if finest <= LevenbergMarquardt().max_coefficients:
         if isinstance(problem, Collocation):
@@ -100,9 +99,25 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     hold_back = 0.0
     if isinstance(problem, Regression):
         hold_back = _part_held_back(problem.num_samples)
-        number = problem.num_validation or round(hold_back * problem.num_samples)
-        reason += f"; {number} held-back samples choose the level" if number else ""
+        reason += _by_held_back(problem, hold_back)
     return NestedIteration(smoother=LBFGS(), steps=300, starts=starts, hold_back=hold_back), f"{reason}."
+
+
+def _for_batches(problem: Problem) -> tuple[Cycle, str]:
+    """Return Adam; the last coefficients of the finest level may be worse than those of a coarser one, also on it."""
+    reason = "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level"
+    hold_back = 0.0
+    if isinstance(problem, Regression):
+        hold_back = _part_held_back(problem.num_samples)
+        reason += _by_held_back(problem, hold_back)
+    steps = 30 * problem.steps_per_epoch
+    return NestedIteration(smoother=Adam(step_size=3e-3), steps=steps, hold_back=hold_back), f"{reason}."
+
+
+def _by_held_back(problem: Regression, part: float) -> str:
+    """Say how many samples choose the level."""
+    number = problem.num_validation or round(part * problem.num_samples)
+    return f"; {number} held-back samples choose the level" if number else ""
 
 
 def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, str]:
@@ -164,8 +179,7 @@ def _for_samples(problem: Regression, hierarchy: Hierarchy) -> tuple[Cycle, str]
         retries=1,
     )
     reason = _reason(networks[-1], method.steps, starts)
-    number = problem.num_validation or round(part * problem.num_samples)
-    return method, f"{reason}; {number} held-back samples choose the level."
+    return method, f"{reason}{_by_held_back(problem, part)}."
 
 
 def _reason(finest: Network, steps: Steps, starts: int | Starts) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kanmg.arrays import as_array, check_dtype
-from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.errors import KanmgError, KanmgValueError, ShapeError
 from kanmg.smooth_function import SmoothFunction
 from kanmg.vectors import returned, stacked, to_device
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from kanmg.problems.base import Problem
     from kanmg.problems.linearisation import Linearisation
 
-__all__ = ["DerivedObjective", "GalerkinObjective", "Objective", "ShiftedObjective", "SmoothFunction"]
+__all__ = [
+    "DerivedObjective",
+    "GalerkinObjective",
+    "Objective",
+    "ShiftedObjective",
+    "SmoothFunction",
+    "loss_of_zero",
+]
 
 
 # The matrix of a correction is restricted from the finer level's, of 8 n^2 bytes: at most 1.2 GB.
@@ -436,3 +443,14 @@ class GalerkinObjective(DerivedObjective):
         """P^T M P of a symmetric M, by P^T on all rows, twice."""
         half = stacked([self.restrict(row) for row in matrix])
         return stacked([self.restrict(column) for column in half.T])
+
+
+def loss_of_zero(problem: Problem, level: Level, home: torch.device | None) -> float:
+    """Evaluate the loss of zero coefficients, a measure of the problem's scale; 0 where that is refused."""
+    theta = np.append(np.zeros(level.network.num_coefficients), problem.initial_parameters).astype(
+        level.evaluator.dtype
+    )
+    try:
+        return problem.loss(level.evaluator, to_device(theta, home))
+    except KanmgError:
+        return 0.0

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.alarms import say_what_is_undetermined
 from kanmg.coverage import expected_loss
-from kanmg.errors import CheckpointError, DomainError, KanmgError, KanmgValueError
+from kanmg.determined import margins_of_parameters
+from kanmg.errors import CheckpointError, DomainError, KanmgValueError
 from kanmg.event import Event
 from kanmg.fairing import fair
 from kanmg.history import History, Record, Status
 from kanmg.machine import Machine
 from kanmg.monitor import Monitor
+from kanmg.objective import loss_of_zero
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
 from kanmg.summary import write_message
-from kanmg.vectors import to_device, to_host
+from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +98,7 @@ class Run:
         remark: str = "",
     ) -> None:
         has_batches = problem.steps_per_epoch > 1
-        typical_loss = functools.cache(functools.partial(_loss_of_zero, problem, hierarchy, home))
+        typical_loss = functools.cache(functools.partial(loss_of_zero, problem, hierarchy[0], home))
         self._problem = problem
         self._hierarchy = hierarchy
         self._home, self._standardisation = home, standardisation
@@ -357,6 +360,10 @@ class Run:
         best, loss = self.monitor.best, self._loss_of_result()
         network = self._hierarchy[best.level].network
         theta, unknowns = np.split(to_host(best.theta).copy(), [network.num_coefficients])
+        values, margins = self._problem.parameter_values(unknowns), {}
+        if values and status in _COMPLETE:
+            level = self._hierarchy[best.level]
+            margins = margins_of_parameters(self._problem, self._program, level, best.theta, loss)
         if self._standardisation is not None:
             theta = self._standardisation.to_user(network, theta)
         return Solution(
@@ -365,14 +372,23 @@ class Run:
             loss=loss,
             status=status,
             message=write_message(
-                self._problem, self._program, self._machine, self.monitor, self._history, status, loss, self._remark
+                self._problem,
+                self._program,
+                self._machine,
+                self.monitor,
+                self._history,
+                status,
+                loss,
+                self._remark,
+                say_what_is_undetermined(values, margins),
             ),
             history=self._history,
             work_units=self._machine.work_units,
             seconds=self._history[-1].seconds,
             hierarchy=self._hierarchy,
             coordinates=self._problem.coordinates,
-            parameters=self._problem.parameter_values(unknowns),
+            parameters=values,
+            margins=margins,
             ansatz=self._problem.ansatz,
         )
 
@@ -430,14 +446,3 @@ class Run:
         self._steps, self._since_validation, self._since_confirmation = content["counters"]
         self._lowest_losses = content["lowest_losses"]
         self._begin = time.perf_counter() - content["seconds"]
-
-
-def _loss_of_zero(problem: Problem, hierarchy: Hierarchy, home: torch.device | None) -> float:
-    """Loss of zero coefficients: a measure of the problem's scale."""
-    level = hierarchy[0]
-    zeros = np.zeros(level.network.num_coefficients, hierarchy.dtype)
-    theta = np.append(zeros, problem.initial_parameters).astype(zeros.dtype)
-    try:
-        return problem.loss(level.evaluator, to_device(theta, home))
-    except KanmgError:
-        return 0.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kanmg.alarms import find_alarms
+from kanmg.alarms import find_alarms, say_what_is_undetermined
 from kanmg.arrays import as_array, check_columns, check_dtype, check_no_gradients
 from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.evaluators.base import MAX_DEVICE_ORDER
@@ -63,6 +63,9 @@ class Solution:
         Names of the inputs; empty if they have none.
     parameters : dict of str to float
         What was found of the problem's parameters, by their names; empty if it has none.
+    margins : dict of str to float
+        By how much each of them may change, the coefficients fitted anew, before the loss has doubled: infinite where
+        nothing determines it. Empty where no complete run of Levenberg-Marquardt has told.
     ansatz : Ansatz or None
         How the problem's `inputs` and `transform` make fields of the network.
 
@@ -90,6 +93,7 @@ class Solution:
     hierarchy: Hierarchy
     coordinates: tuple[str, ...] = field(default=())
     parameters: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
     ansatz: Ansatz | None = None
 
     @property
@@ -215,9 +219,10 @@ class Solution:
 
         A loss at held-back points (samples for validation, or candidates of terms) far above the loss itself, a loss
         that rose when points changed at a refinement, a smoother that stopped for good; of a regression that was faired
-        also samples that leave the fit open in a part of the box that holds them.
+        also samples that leave the fit open in a part of the box that holds them; parameters that nothing determines.
         """
-        return tuple(alarm.text for alarm in find_alarms(self.history.kept, self.level, self.loss))
+        found = tuple(alarm.text for alarm in find_alarms(self.history.kept, self.level, self.loss))
+        return found + say_what_is_undetermined(self.parameters, self.margins)
 
     @property
     def _evaluator(self) -> Any:
@@ -286,6 +291,7 @@ class Solution:
             "seconds": self.seconds,
             "coordinates": self.coordinates,
             "parameters": dict(self.parameters),
+            "margins": dict(self.margins),
             "ansatz": None if self.ansatz is None else self.ansatz.describe(),
         }
 
@@ -300,9 +306,12 @@ class Solution:
         place = lines.index(self.status.message) if self.status.message in lines else 1
         lines[place : place + 1] = [f"{self.status.name}: {line}" for line in lines[place : place + 1]]
         if self.parameters:
-            found = ", ".join(f"{name} = {value:.6g}" for name, value in self.parameters.items())
-            lines.append(f"Parameters: {found}")
+            found = (f"{name} = {value:.6g}{self._margin(name)}" for name, value in self.parameters.items())
+            lines.append(f"Parameters: {', '.join(found)}")
         return "\n".join(lines)
+
+    def _margin(self, name: str) -> str:
+        return f" (the loss doubles at +-{self.margins[name]:.1e})" if name in self.margins else ""
 
 
 def load(

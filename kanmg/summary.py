@@ -13,6 +13,8 @@ from kanmg.history import NOTHING_FINITE, Status
 from kanmg.program import Draw, Judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kanmg.history import History
     from kanmg.machine import Machine
     from kanmg.monitor import Monitor
@@ -32,10 +34,12 @@ def write_message(
     status: Status,
     loss: float,
     remark: str,
+    others: Sequence[str] = (),
 ) -> str:
-    """Say what happened, in numbers, and what to do about it: one thing a line, alarms first."""
+    """Say what happened, in numbers, and what to do about it: one thing a line, alarms first, then other alarms."""
     level, steps = monitor.best.level, history[-1].step
-    alarms = [f"ALARM: {alarm.text}" for alarm in find_alarms(history.kept, level, loss)]
+    texts = (*(alarm.text for alarm in find_alarms(history.kept, level, loss)), *others)
+    alarms = [f"ALARM: {text}" for text in texts]
     tolerance = f" (tolerance {monitor.tolerance:.3e})" if monitor.wants_tolerance else ""
     numbers = f"Loss {loss:.3e}{tolerance} on level {level} after {steps} steps."
     remedy = NOTHING_FINITE if status is Status.NON_FINITE and not steps else status.remedy

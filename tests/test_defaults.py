@@ -200,3 +200,28 @@ def test_mini_batches_take_adam():
     assert isinstance(method.smoother, kanmg.Adam)
     assert (method.starts.number, method.idle) == (1, 0.0)
     assert "mini-batches" in reason
+
+
+def test_mini_batches_return_the_level_that_held_back_samples_choose():
+    noisy = Y + 0.5 * np.random.default_rng(1).normal(size=len(Y))
+    hierarchy = hierarchy_of(num_levels=4, evaluator="cpu")
+    problem = kanmg.Regression(X, noisy, batch_size=100)
+    method, reason = choose_method(problem, hierarchy)
+    assert method.hold_back > 0.0
+    assert "; 40 held-back samples choose the level." in reason
+    solution = kanmg.solve(problem, hierarchy, method=dataclasses.replace(method, steps=200))
+    seen = solution.history.column("validation_loss")
+    assert "has the lowest loss at held-back points" in solution.message
+    best = np.nanmin(seen)
+    assert solution.history.column("level")[np.nanargmin(seen)] == solution.level
+    assert f"{best:.1e}" in solution.message
+
+
+def test_attempts_and_more_starts_of_the_default():
+    shallow, deep = hierarchy_of(), hierarchy_of((2, 3, 3, 1))
+    regression, equations = kanmg.Regression(X, Y), screened()
+    assert kanmg.default_method(regression, deep).retries == 1
+    assert kanmg.default_method(equations, shallow).retries == 1
+    assert kanmg.default_method(equations, deep).retries == 0
+    assert kanmg.default_method(equations, deep).starts.more == 8
+    assert kanmg.default_method(regression, shallow).starts.more == 0
