@@ -43,7 +43,11 @@ def main() -> int:
             method = kanmg.default_method(model.problem, hierarchy)
             solutions = [
                 kanmg.solve(
-                    model.problem, hierarchy, method=dataclasses.replace(method, fair=fair), seed=seed, progress=False
+                    model.problem,
+                    hierarchy,
+                    method=dataclasses.replace(method, fair=fair, retries=0),
+                    seed=seed,
+                    progress=False,
                 )
                 for fair in (False, True)
             ]
