@@ -20,6 +20,7 @@ from kanmg.continuation import Continuation
 from kanmg.convergence import ConvergenceStudy, convergence_study
 from kanmg.cycles import FullMultigrid, NestedIteration, VCycle
 from kanmg.defaults import default_method
+from kanmg.derived_objectives import GalerkinObjective, ShiftedObjective
 from kanmg.driver import solve
 from kanmg.errors import (
     CheckpointError,
@@ -39,7 +40,7 @@ from kanmg.hierarchy import Hierarchy, Level, Transfer, uniform_hierarchy
 from kanmg.initialisation import initial_coefficients
 from kanmg.knot_choice import choose_knots
 from kanmg.network import Affine, Network, Spline
-from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.objective import Objective
 from kanmg.piecewise import PiecewiseSolution
 from kanmg.power_relu_network import PowerReLUNetwork, from_power_relu, to_power_relu
 from kanmg.problems.ansatz import Transform

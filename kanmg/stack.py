@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kanmg.derived_objectives import GalerkinObjective, ShiftedObjective
 from kanmg.errors import KanmgValueError
-from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.objective import Objective
 from kanmg.transfers import padded
 from kanmg.vectors import zeros
 from kanmg.weighting import weigh

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import kanmg
+from kanmg.derived_objectives import GalerkinObjective, ShiftedObjective
 from kanmg.errors import DtypeError, KanmgTypeError, KanmgValueError, ShapeError
-from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.objective import Objective
 from kanmg.problems.regression import Regression
 
 

@@ -28,6 +28,7 @@ MSE = "MSE"
 ITERATIONS = 20
 COARSE, FINE, MULTILEVEL = (128,), (16,), (32, 16, 8, 4)
 SAME_WORK = (sum(MULTILEVEL),)
+FREE_KNOTS = {"free_knots": True}
 TORCH_OPTIONS: dict[str, Any] = {"lr": 1.0, "max_iter": ITERATIONS, "history_size": 100}
 
 NOTES = """\
@@ -143,9 +144,11 @@ EXPERIMENT = Experiment(
             hierarchy={"num_levels": 8},
             method=eight_starts_finer,
         ),
+        Splines(name="multilevel, eight starts, free knots", beyond=True, hierarchy=FREE_KNOTS, method=eight_starts),
         Splines(name="V-cycles", beyond=True, method=v_cycle, max_cycles=8),
         Splines(name="full multigrid", beyond=True, method=full_multigrid),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),
+        Splines(name="Levenberg-Marquardt (default), free knots", beyond=True, hierarchy=FREE_KNOTS),
     ),
     notes=NOTES,
 )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kanmg.errors import KanmgValueError
-from kanmg.experiments import kan1, kan2, ml1, ml2, ml3, ml4
+from kanmg.experiments import free_knots, kan1, kan2, ml1, ml2, ml3, ml4
 
 if TYPE_CHECKING:
     from kanmg.experiments.experiment import Experiment
 
 __all__ = ["EXPERIMENTS", "find"]
 
-EXPERIMENTS: tuple[Experiment, ...] = tuple(module.EXPERIMENT for module in (ml1, ml2, ml3, ml4, kan1, kan2))
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *(module.EXPERIMENT for module in (ml1, ml2, ml3, ml4, kan1, kan2)),
+    *free_knots.EXPERIMENTS,
+)
 
 
 def find(name: str) -> Experiment:

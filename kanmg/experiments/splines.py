@@ -158,8 +158,10 @@ def shortened(method: Cycle, size: Size) -> Cycle:
     (steps,), starts = size.scaled((method.steps,)), method.starts
     if not isinstance(starts, int):
         (number, own, further) = size.scaled((starts.number, starts.steps, starts.further_steps))
+        # More starts are drawn by a median of the first ones.
+        more = size.scaled((starts.more,))[0] if number > 1 else 0
         starts = dataclasses.replace(
-            starts, number=number, steps=own, keep=min(starts.keep, number), further_steps=further
+            starts, number=number, steps=own, keep=min(starts.keep, number), further_steps=further, more=more
         )
     return dataclasses.replace(method, steps=steps, starts=starts)
 

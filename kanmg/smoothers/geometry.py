@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from kanmg.coordinates import gram_coordinates, metric_coordinates, relu_coordinates
+from kanmg.derived_objectives import DerivedObjective
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.objective import DerivedObjective
 from kanmg.smoothers.base import Smoother, StepRecord
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.vectors import Copies

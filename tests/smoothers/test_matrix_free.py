@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kanmg
+from kanmg.derived_objectives import GalerkinObjective
 from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.objective import GalerkinObjective
 from kanmg.problems.base import Problem
 from kanmg.smoothers.coarse_spaces import coarsened, edge_groups, polynomial_space, prolongations
 from kanmg.smoothers.conjugate_gradients import conjugate_gradients
@@ -300,6 +300,6 @@ def test_corrections_of_large_levels_are_refused(monkeypatch):
     zero = np.zeros(hierarchy[0].network.num_coefficients)
     with pytest.raises(KanmgValueError, match="cannot smooth the correction of a finer level"):
         correction.linearised(zero)
-    monkeypatch.setattr("kanmg.objective.MAX_FINE_COEFFICIENTS", size - 1)
+    monkeypatch.setattr("kanmg.derived_objectives.MAX_FINE_COEFFICIENTS", size - 1)
     with pytest.raises(KanmgValueError, match=f"the correction of a level with {size} coefficients would take"):
         correction.normal_equations(zero)

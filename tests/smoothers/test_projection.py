@@ -10,7 +10,8 @@ import torch
 from standins import LeastSquares, minimise
 
 import kanmg
-from kanmg.objective import GalerkinObjective, Objective, ShiftedObjective
+from kanmg.derived_objectives import GalerkinObjective, ShiftedObjective
+from kanmg.objective import Objective
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
 from kanmg.smoothers.projection import project
 
