@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kanmg import gallery
-from kanmg.cycles import Cycle, FullMultigrid, VCycle
+from kanmg.cycles import Cycle, FullMultigrid, NestedIteration, VCycle
 from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
 from kanmg.experiments.perceptrons import Perceptron
 from kanmg.experiments.schedules import Triangular, nested, nested_adam
 from kanmg.experiments.splines import Splines
 from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.starts import Starts
 from kanmg.weighting import Attention
+
+if TYPE_CHECKING:
+    from kanmg.gallery import ModelProblem
 
 __all__ = ["EXPERIMENT"]
 
@@ -41,6 +48,21 @@ def full_multigrid(size: Size) -> Cycle:
     return FullMultigrid(LBFGS(), steps=smoothing, coarse_steps=coarse)
 
 
+def many_steps(size: Size) -> Cycle:
+    """Return what the default is, with 16 starts instead of 8 and more steps."""
+    first, further, *steps = size.scaled((30, 100, 200, 600))
+    starts = Starts(16, steps=first, keep=2, further_steps=further, fraction=0.3)
+    return NestedIteration(
+        LevenbergMarquardt(), steps=tuple(steps), starts=starts, coarse_fraction=(0.3, 1.0), idle=0.01, refit=1
+    )
+
+
+def finer_grid(seed: int, size: Size) -> ModelProblem:
+    """State the problem on the nodes of 100 x 100 cells."""
+    return gallery.ml2(size.num_points(100, multiple=2), seed=seed)
+
+
+SMOOTH = {"degree": 7, "num_intervals": 8, "num_levels": 2}
 FIGURE = {ERROR: "near 1e-1 (figure)"}
 
 EXPERIMENT = Experiment(
@@ -74,14 +96,25 @@ EXPERIMENT = Experiment(
         Splines(name="V-cycles, L-BFGS", beyond=True, method=v_cycle, max_cycles=13),
         Splines(name="full multigrid, L-BFGS", beyond=True, method=full_multigrid),
         Splines(name="Levenberg-Marquardt (default)", beyond=True),
-        *(
-            Splines(
-                name=f"Levenberg-Marquardt (default), degree 7, 8 to {8 * 2 ** (levels - 1)} cells, 100 x 100 points",
-                beyond=True,
-                hierarchy={"degree": 7, "num_intervals": 8, "num_levels": levels},
-                poses=lambda seed, size: gallery.ml2(size.num_points(100, multiple=2), seed=seed),
-            )
-            for levels in (2, 3)
+        Splines(
+            name="Levenberg-Marquardt (default), degree 7, 8 to 16 cells, 100 x 100 points",
+            beyond=True,
+            hierarchy=SMOOTH,
+            poses=finer_grid,
+        ),
+        Splines(
+            name="Levenberg-Marquardt (default), degree 7, 8 to 32 cells, 100 x 100 points",
+            beyond=True,
+            most_seeds=1,
+            hierarchy=SMOOTH | {"num_levels": 3},
+            poses=finer_grid,
+        ),
+        Splines(
+            name="Levenberg-Marquardt, 600 steps, degree 7, 8 to 16 cells, 100 x 100 points",
+            beyond=True,
+            hierarchy=SMOOTH,
+            method=many_steps,
+            poses=finer_grid,
         ),
     ),
     notes=NOTES,
