@@ -76,6 +76,12 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
         times = f"{unseen / loss:.3g} times that of the others" if loss > 0.0 else "and that of the others 0"
         text = f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         found.append(Alarm("unseen", text))
+    elif unseen > (random := _first(record.validation_loss for record in steps if record.event == "start")):
+        text = (
+            f"At held-back points the loss is {unseen:.1e}, above {random:.1e}, that of the coefficients that training "
+            "began with: the samples are too few for this network, or noise. Use more samples, or fewer cells."
+        )
+        found.append(Alarm("unseen", text))
     found += [
         Alarm(
             "open",

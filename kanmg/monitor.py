@@ -75,6 +75,8 @@ class Monitor:
         Whether the loss of the current coefficients has been taken note of.
     chooses_level : bool
         Whether the result is what has the lowest validation loss of all levels.
+    is_drawn : bool
+        Whether initial coefficients are random, so that they are no result, whatever their validation loss.
     lowest_here : float
         The lowest validation loss of the highest level in use.
     has_turned : bool
@@ -94,6 +96,7 @@ class Monitor:
     failure: Status | None = None
     is_settled: bool = False
     chooses_level: bool = False
+    is_drawn: bool = False
     lowest_here: float = math.inf
     has_turned: bool = False
 
@@ -243,6 +246,8 @@ class Monitor:
 
     def _validate(self, event: Event, validation_loss: float, theta: Array) -> None:
         """Compare a validation loss with the best one."""
+        if event.kind == "start" and self.is_drawn:
+            return
         self.lowest_here = min(self.lowest_here, validation_loss)
         if self.validated is None or validation_loss < self.validated.score:
             loss = event.loss if event.theta is theta and not self.has_batches else math.nan

@@ -104,10 +104,8 @@ class Run:
         self._home, self._standardisation = home, standardisation
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
-        chooses_level = program.hold_back > 0.0
-        self.monitor = Monitor(
-            len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss, chooses_level=chooses_level
-        )
+        choice: dict[str, Any] = {"chooses_level": program.hold_back > 0.0, "is_drawn": draw is not None}
+        self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss, **choice)
         self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
         self._epoch = problem.steps_per_epoch
         interval = max(VALIDATION_INTERVAL, self._epoch)

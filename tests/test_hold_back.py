@@ -199,3 +199,17 @@ def test_samples_that_fill_half_of_the_domain_are_enough():
     assert "fill only" not in solution.message
     narrow = kanmg.solve(kanmg.Regression(0.5 * x, x), hierarchy, method=kanmg.NestedIteration(steps=2))
     assert "`domain=((-0.25, 0.25),)`" in narrow.message
+
+
+def test_random_coefficients_are_no_result():
+    rng = np.random.default_rng(0)
+    x, noise = rng.uniform(-1, 1, (50, 2)), rng.standard_normal(50)
+    hierarchy = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=4, num_levels=2)
+    solution = kanmg.solve(kanmg.Regression(x, noise), hierarchy, progress=False)
+    validation = solution.history.column("validation_loss")
+    # Training fits the noise, so that nothing it finds is as good at held-back points as what it began with.
+    assert np.nanmin(validation) == validation[0]
+    initial = kanmg.initial_coefficients(hierarchy[0].network, x, seed=0)
+    assert solution.loss < 0.5 * kanmg.Objective(kanmg.Regression(x, noise), hierarchy[0]).value(initial)
+    (alarm,) = solution.alarms
+    assert "above 9.8e-01, that of the coefficients that training began with" in alarm
