@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy  # its subpackages are loaded when they are first used
 
-from kanmg.arrays import as_array
+from kanmg.arrays import as_array, check_finite
 from kanmg.coordinates import relu_coordinates
-from kanmg.errors import KanmgValueError
+from kanmg.errors import KanmgTypeError, KanmgValueError
+from kanmg.evaluators.base import Evaluator
 from kanmg.network import Affine, Spline
 from kanmg.smoothers.base import require_count
 from kanmg.splines.power_relu import power_relu_matrix
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import scipy.linalg  # noqa: TC004 - tells mypy what SciPy loads by itself
 
     from kanmg.arrays import Array
-    from kanmg.evaluators.base import Evaluator
+    from kanmg.network import Network
     from kanmg.objective import Objective
     from kanmg.smoothers.base import Smoother
     from kanmg.smoothers.geometry import Basis
@@ -100,11 +101,13 @@ def tangent_kernel_spectrum(evaluator: Evaluator, theta: Any, x: Any, *, basis: 
     evaluator : Evaluator
         `hierarchy[l].evaluator`.
     theta : ndarray or Tensor, shape (num_coefficients,)
+        What stands behind the coefficients, such as parameters of a problem, is left out.
     x : ndarray or Tensor, shape (N, num_inputs)
         Points; divide by their number for a mean over samples.
     basis : {"spline", "relu"}, default "spline"
         J is the Jacobian of the network's values with respect to the spline coefficients u; or to the weights
-        w = A^T u of the scaled truncated powers, J A^-T. Affine layers are the same in both.
+        w = A^T u of the scaled truncated powers, J A^-T. Affine layers are the same in both, and so are logits of free
+        knots; A is then that of the knots before training, as in `kanmg.ChangeOfBasis`.
 
     Returns
     -------
@@ -113,8 +116,9 @@ def tangent_kernel_spectrum(evaluator: Evaluator, theta: Any, x: Any, *, basis: 
 
     Raises
     ------
-    KanmgValueError
-        If `basis` is unknown, or J has more than 2^27 entries.
+    KanmgValueError, KanmgTypeError, ShapeError, NonFiniteError
+        If `basis` is unknown, J has more than 2^27 entries, `evaluator` is none, or `theta` does not fit or is not
+        finite.
 
     Examples
     --------
@@ -148,8 +152,8 @@ def kernel_bound(evaluator: Evaluator) -> float:
     Notes
     -----
     The Jacobians are J_u = J_w A^T, so that rho(spline) <= |A|^2 rho(ReLU) with the largest eigenvalue |A|^2 of A^T A,
-    or 1, that of affine layers, if that is larger. On uniform knots A is a finite difference and |A|^2 is less than
-    4^(k+1) / (k!)^2: 16, 16, 7.1, 1.8 for degrees 1 to 4, less than 1 beyond.
+    or 1, that of affine layers and of logits of free knots, if that is larger. On uniform knots A is a finite
+    difference and |A|^2 is less than 4^(k+1) / (k!)^2: 16, 16, 7.1, 1.8 for degrees 1 to 4, less than 1 beyond.
 
     Published is the constant 4 [1]_. From degree 4 on it follows from this. For lower degrees it does not, but on
     uniform knots the ratio is far smaller as long as all values lie inside their intervals. There the kernels of one
@@ -170,9 +174,11 @@ def kernel_bound(evaluator: Evaluator) -> float:
     >>> round(kernel_bound(hierarchy[0].evaluator), 2)
     7.11
     """
-    layers = evaluator.network.layers
+    layers = _network(evaluator).layers
     bounds = {_largest(knots) for layer in layers if isinstance(layer, Spline) for knots in layer.knots}
-    return max(1.0 if any(isinstance(layer, Affine) for layer in layers) else 0.0, *bounds, 0.0)
+    # Affine layers and logits of free knots are the same in both bases.
+    has_others = any(isinstance(layer, Affine) or layer.free_knots for layer in layers)
+    return max(1.0 if has_others else 0.0, *bounds, 0.0)
 
 
 def _largest(knots: Knots) -> float:
@@ -262,15 +268,25 @@ def record_tangent_kernel(
 
 def _jacobian(evaluator: Evaluator, theta: Any, x: Any) -> Array:
     """Compute J, shape (N num_outputs, num_coefficients), in float64."""
-    network, points = evaluator.network, as_array(x, "x")
+    network, points = _network(evaluator), as_array(x, "x")
     entries = len(points) * network.num_outputs * network.num_coefficients
     if entries > MAX_ENTRIES:
         raise KanmgValueError(
             f"the Jacobian at {len(points)} points has {entries} entries, more than 2^27. Take fewer points."
         )
+    # Parameters of a problem may stand behind the coefficients.
     coefficients = as_array(theta, "theta")[: network.num_coefficients]
+    check_finite(coefficients, "theta")
     rows = to_host(evaluator.jacobian(coefficients, points)).astype(np.float64)
     return rows.reshape(-1, network.num_coefficients)
+
+
+def _network(evaluator: Any) -> Network:
+    if not isinstance(evaluator, Evaluator):
+        raise KanmgTypeError(
+            f"`evaluator` is a {type(evaluator).__name__}. Pass an evaluator, such as `hierarchy[0].evaluator`."
+        )
+    return evaluator.network
 
 
 def _spectrum(evaluator: Evaluator, jacobian: Array, basis: str) -> Array:

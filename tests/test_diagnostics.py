@@ -12,7 +12,7 @@ import torch
 
 import kanmg
 from kanmg.diagnostics import kernel_bound, power_relu_spectrum, record_tangent_kernel, tangent_kernel_spectrum
-from kanmg.errors import KanmgValueError
+from kanmg.errors import KanmgTypeError, KanmgValueError, NonFiniteError
 from kanmg.splines import power_relu_matrix
 
 DEGREES = range(1, 6)
@@ -189,3 +189,24 @@ def test_bad_arguments_are_refused(monkeypatch):
     monkeypatch.setattr("kanmg.diagnostics.MAX_ENTRIES", 100)
     with pytest.raises(KanmgValueError, match="Take fewer points"):
         tangent_kernel_spectrum(level.evaluator, theta, x)
+
+
+def test_what_is_no_evaluator_and_what_is_not_finite():
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=1, evaluator="reference")
+    x = np.zeros((2, 1))
+    for function in (lambda given: tangent_kernel_spectrum(given, np.zeros(7), x), kernel_bound):
+        with pytest.raises(KanmgTypeError, match=r"`evaluator` is a Level. Pass an evaluator, such as `hierarchy\[0\]"):
+            function(hierarchy[0])
+    with pytest.raises(NonFiniteError, match="theta"):
+        tangent_kernel_spectrum(hierarchy[0].evaluator, np.full(7, np.nan), x)
+
+
+def test_logits_of_free_knots_are_the_same_in_both_bases():
+    hierarchy = kanmg.uniform_hierarchy(
+        (1, 1), degree=5, num_intervals=2, num_levels=1, free_knots=True, evaluator="reference"
+    )
+    evaluator, x = hierarchy[0].evaluator, np.linspace(-1, 1, 50)[:, None]
+    theta = np.zeros(hierarchy[0].network.num_coefficients)
+    theta[:7] = 1e6 * np.random.default_rng(0).standard_normal(7)
+    spline, relu = (tangent_kernel_spectrum(evaluator, theta, x, basis=basis)[0] for basis in ("spline", "relu"))
+    assert 0.9 < spline / relu <= kernel_bound(evaluator) == 1.0

@@ -352,7 +352,7 @@ def test_the_command_runs_writes_and_goes_on(tmp_path, monkeypatch, capsys):
     assert main(["small", "--seeds", "1"]) == 0
     assert capsys.readouterr().out.count(", seed 0: MSE ") == 3
     folder = tmp_path / "experiments" / "small"
-    assert {path.name for path in folder.iterdir()} == {"runs", "table.md", "figure.png"}
+    assert {path.name for path in folder.iterdir()} == {"experiment.txt", "runs", "table.md", "figure.png"}
     assert main(["small", "--seeds", "2", "--only", "nested"]) == 0
     assert capsys.readouterr().out.count(", seed 1: MSE ") == 1
     assert "| fine " in (folder / "table.md").read_text()
@@ -418,3 +418,12 @@ def test_files_that_are_no_results_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(KanmgValueError, match=r"is no result of an experiment.* Delete it"):
             store.read("nested", 0)
+
+
+def test_a_folder_belongs_to_one_experiment(tmp_path):
+    Store(tmp_path / "own", "KAN-1", TINY).claim()
+    with pytest.raises(KanmgValueError, match="holds results of KAN-1, not of ML-1. Give another folder"):
+        Store(tmp_path / "own", "ML-1", TINY).claim()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(KanmgValueError, match="nothing can be written to .*file.*Give another folder"):
+        run(find("KAN-1"), tmp_path / "file" / "deeper", num_seeds=1, size=TINY, progress=False)

@@ -59,13 +59,15 @@ def run(
     Raises
     ------
     KanmgValueError
-        If there are no seeds or no such variants, or a file in the folder is not what its name says.
+        If there are no seeds or no such variants, the folder cannot be written to or belongs to another experiment, or
+        a file in it is not what its name says.
     """
     number = experiment.num_seeds if num_seeds is None else num_seeds
     if number < 1:
         raise KanmgValueError(f"`--seeds {number}` runs nothing. Pass at least 1.")
     variants = experiment.chosen(only)
     store = Store(folder, experiment.name, size)
+    store.claim()
     shows = sys.stderr.isatty() if progress is None else progress
     results: list[Result] = []
     runs = [[own for own in variants if own.most_seeds is None or seed < own.most_seeds] for seed in range(number)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import kanmg
 from kanmg.errors import KanmgValueError
+from kanmg.experiments.experiment import FULL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,29 @@ class Store:
         self._experiment = experiment
         self._size = dataclasses.asdict(size)
 
+    def claim(self) -> None:
+        """Make the folder, before anything is computed, and write down whose it is.
+
+        Raises
+        ------
+        KanmgValueError
+            If it belongs to another experiment, or nothing can be written to it.
+        """
+        mark = self.folder / "experiment.txt"
+        try:
+            owner = mark.read_text(encoding="utf-8").strip() if mark.exists() else self._experiment
+            if owner == self._experiment:
+                self._replace(mark, f"{owner}\n")
+        except OSError as error:
+            raise KanmgValueError(
+                f"nothing can be written to `{self.folder}`: {error.strerror}. Give another folder by `--output`."
+            ) from error
+        if owner != self._experiment:
+            raise KanmgValueError(
+                f"`{self.folder}` holds results of {owner}, not of {self._experiment}. Give another folder by "
+                "`--output`."
+            )
+
     def path(self, variant: str, seed: int) -> Path:
         """Return where the result of a variant and a seed is kept."""
         slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
@@ -92,14 +116,22 @@ class Store:
                 f"`{path}` is no result of an experiment: {error!r}. Delete it, and it is computed again; or give "
                 "another folder by `--output`."
             ) from error
-        wanted = {"experiment": self._experiment, "size": self._size}
-        found = {"experiment": stated["experiment"], "size": stated["size"]}
-        if found != wanted or (result.variant, result.seed) != (variant, seed):
+        wanted = self._described(self._experiment, self._size, variant, seed)
+        found = self._described(stated["experiment"], stated["size"], result.variant, result.seed)
+        if found != wanted:
             raise KanmgValueError(
-                f"`{path}` belongs to {found}, {result.variant!r}, seed {result.seed}, not to {wanted}, {variant!r}, "
-                f"seed {seed}. Give another folder by `--output`, or delete this one."
+                f"`{path}` belongs to {found}, not to {wanted}. Give another folder by `--output`, or delete this one."
             )
         return result
+
+    @staticmethod
+    def _described(experiment: str, size: dict[str, float], variant: str, seed: int) -> str:
+        amount = (
+            ""
+            if size == dataclasses.asdict(FULL)
+            else f", {size['steps']:g} of its steps, {size['points']:g} of its points"
+        )
+        return f"{experiment}{amount}, {variant!r}, seed {seed}"
 
     def write(self, result: Result) -> None:
         """Write a result, all or nothing."""

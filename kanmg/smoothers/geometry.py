@@ -272,7 +272,8 @@ class ChangeOfBasis(_Geometry):
     Notes
     -----
     The powers are scaled by the spacing of the knots [1]_, so that step sizes are of one size in both bases. Affine
-    layers and parameters of a problem keep their coordinates. The iterate w is kept between steps. Differences of w are
+    layers, parameters of a problem and logits of free knots keep their coordinates; A is that of the knots before
+    training. The iterate w is kept between steps. Differences of w are
     converted, not w: w0 stands for u exactly and what is returned is where the loss was evaluated, so that rounding
     errors do not accumulate, however ill-conditioned A is. The gradient norms of records are those the smoother saw.
 
