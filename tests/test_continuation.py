@@ -308,7 +308,7 @@ def test_another_path_is_another_run(tmp_path):
         return kanmg.solve(PROBLEM, COARSE, method=method, checkpoint=tmp_path / "a")
 
     run(kanmg.Continuation(2, 1))
-    with pytest.raises(kanmg.errors.CheckpointError, match="`method` had `continuation=Continuation.stages=2"):
+    with pytest.raises(kanmg.errors.CheckpointError, match=r"`method` had `continuation=Continuation.stages=2"):
         run(kanmg.Continuation(3, 1))
 
 
