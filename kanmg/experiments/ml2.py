@@ -60,8 +60,8 @@ def finer_grid(seed: int, size: Size) -> ModelProblem:
 def scattered(seed: int, size: Size) -> ModelProblem:
     """State the problem on Sobol points instead of a grid, whose lines show a spline of x a hundred values only."""
     model = finer_grid(seed, Size(points=0.1))
-    problem = model.problem
-    equation, edges, interface = cast("Collocation", problem).terms
+    problem = cast("Collocation", model.problem)
+    equation, edges, interface = problem.terms
     square, number = model.domain, size.num_points(400)
     nodes = np.insert(grid(square[1:], number, ends=False), 0, 0.0, axis=1)
     terms = [
