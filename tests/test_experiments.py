@@ -189,9 +189,12 @@ def test_the_relu_basis_begins_at_the_same_function():
 
 
 def test_shortened_methods_keep_fewer_steps_and_starts():
-    method = kanmg.NestedIteration(steps=60, starts=kanmg.Starts(16, steps=30))
+    method = kanmg.NestedIteration(
+        steps=60, starts=kanmg.Starts(16, steps=30), continuation=kanmg.Continuation(stages=3, steps=50)
+    )
     short = shortened(method, Size(steps=0.1))
     assert (short.steps, short.starts.number, short.starts.steps) == (6, 2, 3)
+    assert (short.continuation.stages, short.continuation.steps) == (3, 5)
     assert shortened(method, FULL) is method
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.continuation import Continuation
 from kanmg.cycles import Cycle, NestedIteration
 from kanmg.defaults import default_method
 from kanmg.driver import solve
@@ -163,7 +164,10 @@ def shortened(method: Cycle, size: Size) -> Cycle:
         starts = dataclasses.replace(
             starts, number=number, steps=own, keep=min(starts.keep, number), further_steps=further, more=more
         )
-    return dataclasses.replace(method, steps=steps, starts=starts)
+    continuation = method.continuation
+    if isinstance(continuation, Continuation):
+        continuation = dataclasses.replace(continuation, steps=size.scaled((continuation.steps,))[0])
+    return dataclasses.replace(method, steps=steps, starts=starts, continuation=continuation)
 
 
 def _course(problem: Problem, solution: Solution, trace: Trace, unit: float) -> list[Instant]:
