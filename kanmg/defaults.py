@@ -128,7 +128,9 @@ def _for_equations(problem: Collocation, hierarchy: Hierarchy) -> tuple[Cycle, s
     coarse = [min(1.0, share * network.num_coefficients) for network in networks[:-1]]
     has_choice = len(networks[0].layers) > 1 or networks[0].num_logits > 0
     fraction = coarse[0] if coarse else 1.0
-    starts = Starts(8, steps=30, fraction=fraction, keep=2, further_steps=100, more=8) if has_choice else 1
+    # Starts of deep networks take minutes, and on a path from easier problems the first losses say less.
+    more = 0 if is_deep else 8
+    starts = Starts(8, steps=30, fraction=fraction, keep=2, further_steps=100, more=more) if has_choice else 1
     method = NestedIteration(
         smoother=LevenbergMarquardt(acceleration=not is_deep),
         steps=150,

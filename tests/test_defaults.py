@@ -223,5 +223,6 @@ def test_attempts_and_more_starts_of_the_default():
     assert kanmg.default_method(regression, deep).retries == 1
     assert kanmg.default_method(equations, shallow).retries == 1
     assert kanmg.default_method(equations, deep).retries == 0
-    assert kanmg.default_method(equations, deep).starts.more == 8
+    assert kanmg.default_method(equations, shallow).starts.more == 8
+    assert kanmg.default_method(equations, deep).starts.more == 0
     assert kanmg.default_method(regression, shallow).starts.more == 0

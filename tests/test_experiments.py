@@ -425,8 +425,8 @@ def test_files_that_are_no_results_are_refused(tmp_path):
 
 def test_a_folder_belongs_to_one_experiment(tmp_path):
     Store(tmp_path / "own", "KAN-1", TINY).claim()
-    with pytest.raises(KanmgValueError, match="holds results of KAN-1, not of ML-1. Give another folder"):
+    with pytest.raises(KanmgValueError, match=r"holds results of KAN-1, not of ML-1. Give another folder"):
         Store(tmp_path / "own", "ML-1", TINY).claim()
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(KanmgValueError, match="nothing can be written to .*file.*Give another folder"):
+    with pytest.raises(KanmgValueError, match=r"nothing can be written to .*file.*Give another folder"):
         run(find("KAN-1"), tmp_path / "file" / "deeper", num_seeds=1, size=TINY, progress=False)
