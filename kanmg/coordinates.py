@@ -9,7 +9,7 @@ import numpy as np
 import scipy  # its subpackages are loaded when they are first used
 import torch
 
-from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.network import Spline
 from kanmg.splines.power_relu import power_relu_matrix
 from kanmg.splines.transfer import gram_matrix
@@ -274,7 +274,7 @@ def metric_coordinates(network: Network, matrices: Sequence[Any]) -> Coordinates
 
     Raises
     ------
-    ShapeError, KanmgValueError
+    ShapeError, KanmgTypeError, KanmgValueError
         If the matrices do not fit the network, or are not symmetric and positive definite.
 
     Examples
@@ -284,6 +284,11 @@ def metric_coordinates(network: Network, matrices: Sequence[Any]) -> Coordinates
     >>> metric_coordinates(network, [4.0 * np.eye(3)]).to_coefficients(np.array([2.0, 4.0, 6.0])).tolist()
     [1.0, 2.0, 3.0]
     """
+    if not isinstance(matrices, list | tuple):
+        raise KanmgTypeError(
+            f"the metric is a {type(matrices).__name__}. Return a list with one entry per layer: None, a matrix, or "
+            "one matrix per input."
+        )
     entries = list(matrices)
     if len(entries) != len(network.layers):
         raise ShapeError(

@@ -76,12 +76,16 @@ def choose_knots(
     losses = [_judged(problem, solution) for solution in (fixed, free)]
     part = min(1.0, fixed.coefficients.size / free.coefficients.size)
     degree = min(layer.degree for layer in hierarchy[0].network.layers if isinstance(layer, Spline))
-    keeps_free = losses[1] < losses[0] * part ** (2 * degree + 2)
+    threshold = losses[0] * part ** (2 * degree + 2)
+    keeps_free = losses[1] < threshold
     chosen = free if keeps_free else fixed
-    remark = f"{'Free' if keeps_free else 'Fixed'} knots: losses compared {losses[0]:.3e} (fixed) and {losses[1]:.3e}."
+    remark = (
+        f"{'Free' if keeps_free else 'Fixed'} knots are kept: with fixed ones the loss compared is {losses[0]:.3e}, "
+        f"with free ones {losses[1]:.3e}, and must be below {threshold:.3e}, which as many more cells would reach."
+    )
     return replace(
         chosen,
-        message=f"{chosen.message} {remark}",
+        message=f"{chosen.message}\n{remark}",
         work_units=fixed.work_units + free.work_units,
         seconds=fixed.seconds + free.seconds,
     )

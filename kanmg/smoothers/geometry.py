@@ -369,7 +369,7 @@ class Metric(_Geometry):
                 "per layer, or these entries: None, a matrix, or one matrix per input."
             )
         # A copy that nobody changes: a smoother is a value.
-        entries = tuple(None if entry is None else np.array(entry, np.float64) for entry in self.metric)
+        entries = tuple(map(_entry, self.metric))
         for entry in entries:
             if entry is not None:
                 entry.setflags(write=False)
@@ -392,6 +392,22 @@ class Metric(_Geometry):
             entries = self.metric(network) if callable(self.metric) else self.metric
             made[network] = metric_coordinates(network, entries)
         return made[network]
+
+
+def _entry(entry: Any) -> Array | None:
+    """Copy what a metric has for one layer."""
+    if entry is None:
+        return None
+    try:
+        numbers = np.array(entry)
+    except ValueError:
+        numbers = np.array(None)
+    if numbers.dtype.kind not in "iuf":
+        raise KanmgTypeError(
+            f"`Metric` got `{entry!r}` for a layer. Pass None, or real numbers: a matrix, or one matrix per input."
+        )
+    result: Array = numbers.astype(np.float64)
+    return result
 
 
 def _equal(first: Any, second: Any) -> bool:

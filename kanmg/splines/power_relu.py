@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import comb, factorial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy  # its subpackages are loaded when they are first used
 
-from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.splines._checks import checked_derivative, checked_points
+from kanmg.splines.knots import Knots
 
 if TYPE_CHECKING:
     import scipy.linalg
     import scipy.sparse  # noqa: TC004 - tells mypy what SciPy loads by itself
 
-    from kanmg.splines.knots import Knots
 
 __all__ = [
     "from_power_relu_weights",
@@ -53,8 +53,8 @@ def power_relu_matrix(knots: Knots, *, scaled: bool = False) -> scipy.sparse.csr
 
     Raises
     ------
-    KanmgValueError
-        If exterior knots on the left are repeated without being repetitions of the first one.
+    KanmgTypeError, KanmgValueError
+        If `knots` is no `Knots`, or exterior knots on the left are repeated without being repetitions of the first one.
 
     See Also
     --------
@@ -88,7 +88,7 @@ def power_relu_matrix(knots: Knots, *, scaled: bool = False) -> scipy.sparse.csr
     >>> power_relu_matrix(uniform_knots(2, degree=1, domain=(0, 2))).toarray().tolist()
     [[1.0, -2.0, 1.0], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]
     """
-    return _matrix(knots, bool(scaled))
+    return _matrix(_checked_knots(knots), bool(scaled))
 
 
 def power_relu_exponents(knots: Knots) -> IntArray:
@@ -270,6 +270,14 @@ def from_power_relu_weights(knots: Knots, weights: npt.ArrayLike, *, scaled: boo
     solution, _ = scipy.linalg.lapack.dtbtrs(bands, array.reshape(len(array), -1), uplo="U", trans="T")
     result: FloatArray = solution.reshape(array.shape)
     return result
+
+
+def _checked_knots(knots: Any) -> Knots:
+    if not isinstance(knots, Knots):
+        raise KanmgTypeError(
+            f"`knots` is a {type(knots).__name__}. Pass a `Knots`, such as `kanmg.uniform_knots(8, degree=3)`."
+        )
+    return knots
 
 
 def _checked(knots: Knots, values: npt.ArrayLike, name: str) -> FloatArray:

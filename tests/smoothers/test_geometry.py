@@ -480,3 +480,17 @@ def test_a_state_holds_the_inner_one():
     state = kanmg.ChangeOfBasis(kanmg.Adam()).init(objective, start(hierarchy, problem))
     assert isinstance(state, GeometryState)
     assert state.inner.count == 0
+
+
+@pytest.mark.parametrize("metric", [["a", None], [[1, [2, 3]], None], [1j * np.eye(6), None]])
+def test_a_metric_of_other_things_than_numbers_is_refused(metric):
+    with pytest.raises(KanmgTypeError, match=r"for a layer. Pass None, or real numbers: a matrix"):
+        kanmg.Metric(kanmg.Adam(), metric=metric)
+
+
+def test_a_metric_function_that_returns_nothing_is_refused():
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=1, evaluator="reference")
+    x = np.linspace(-1, 1, 20)[:, None]
+    method = kanmg.NestedIteration(kanmg.Metric(kanmg.Adam(), metric=lambda _: None), steps=1)
+    with pytest.raises(KanmgTypeError, match=r"the metric is a NoneType. Return a list with one entry per layer"):
+        kanmg.solve(kanmg.Regression(x, x), hierarchy, method=method)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kanmg
-from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.splines import (
     Knots,
     basis_matrix,
@@ -250,3 +250,9 @@ def test_vectors_of_another_length_are_refused(convert):
 
 def test_public_name():
     assert kanmg.power_relu_matrix is power_relu_matrix
+
+
+@pytest.mark.parametrize("knots", [np.linspace(0, 1, 9), [0.0, 1.0], None])
+def test_what_is_no_knots_is_refused(knots):
+    with pytest.raises(KanmgTypeError, match=r"`knots` is a .*. Pass a `Knots`"):
+        power_relu_matrix(knots)
