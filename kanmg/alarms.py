@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Alarm", "Sign", "find_alarms", "say_what_is_undetermined"]
 
-Sign: TypeAlias = Literal["unseen", "open", "points", "stopped"]
+Sign: TypeAlias = Literal["unseen", "unlearned", "open", "points", "stopped"]
 
 # A loss at held-back points that is so many times the loss belongs to a fit of the points, not of the function.
 UNSEEN_OVER_SEEN = 10.0
@@ -37,9 +37,9 @@ class Alarm(NamedTuple):
 
     Attributes
     ----------
-    sign : {"unseen", "open", "points", "stopped"}
-        A loss at held-back points far above the others, samples that leave the fit open, a loss that rose when points
-        changed, a smoother that stopped far from a minimum.
+    sign : {"unseen", "unlearned", "open", "points", "stopped"}
+        A loss at held-back points far above the others, one that training has not lowered, samples that leave the fit
+        open, a loss that rose when points changed, a smoother that stopped far from a minimum.
     text : str
         The same with numbers, and what to do about it.
     """
@@ -76,12 +76,15 @@ def find_alarms(records: Sequence[Record], level: int, loss: float) -> tuple[Ala
         times = f"{unseen / loss:.3g} times that of the others" if loss > 0.0 else "and that of the others 0"
         text = f"At held-back points the loss is {unseen:.1e}, {times}: use more points or samples, or fewer cells."
         found.append(Alarm("unseen", text))
-    elif unseen > (random := _first(record.validation_loss for record in steps if record.event == "start")):
+    # Near a minimum that a run began with both losses are about the same, and one may be the higher by chance.
+    elif unseen > 2.0 * loss and unseen > (
+        random := _first(record.validation_loss for record in steps if record.event == "start")
+    ):
         text = (
             f"At held-back points the loss is {unseen:.1e}, above {random:.1e}, that of the coefficients that training "
             "began with: the samples are too few for this network, or noise. Use more samples, or fewer cells."
         )
-        found.append(Alarm("unseen", text))
+        found.append(Alarm("unlearned", text))
     found += [
         Alarm(
             "open",

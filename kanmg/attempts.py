@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "describe_attempts", "reasons_to_repeat"]
 
-# Where samples leave the fit open, other starts do not close it.
+# Where samples leave the fit open, or say nothing but noise, other starts are no better.
 _CURABLE: frozenset[Sign] = frozenset({"unseen", "points", "stopped"})
 
 # A run that ended otherwise has done what was asked for, was stopped, or has failed aloud.
