@@ -56,6 +56,7 @@ from kanmg.smoothers.bfgs import BFGS
 from kanmg.smoothers.geometry import ChangeOfBasis, Metric
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.smoothers.schedules import OneCycle
 from kanmg.smoothers.torch_optimizer import TorchOptimizer
 from kanmg.solution import History, Record, Solution, Status, load
 from kanmg.splines import Knots, clamped_knots, knots_from_breakpoints, power_relu_matrix, refine, uniform_knots
@@ -99,6 +100,7 @@ __all__ = [
     "Network",
     "NonFiniteError",
     "Objective",
+    "OneCycle",
     "Parameter",
     "PiecewiseSolution",
     "PowerReLUNetwork",

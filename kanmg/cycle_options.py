@@ -26,15 +26,21 @@ __all__ = [
 
 
 def check_smoothers(cycle: Any, *names: str) -> None:
-    """Refuse what is no smoother."""
+    """Refuse what is no smoother, and make a tuple of a list."""
     for name in names:
-        smoother = getattr(cycle, name)
-        if not isinstance(smoother, Smoother) and not (name == "coarse_smoother" and smoother is None):
-            hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
-            raise KanmgTypeError(
-                f"`{type(cycle).__name__}` got `{name}={smoother!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
-                f"`kanmg.Adam(step_size=1e-3)`.{hint}"
-            )
+        given = getattr(cycle, name)
+        if name == "coarse_smoother" and given is None:
+            continue
+        if name == "smoother" and isinstance(given, list):
+            given = tuple(given)
+            object.__setattr__(cycle, name, given)
+        for smoother in given if name == "smoother" and isinstance(given, tuple) else (given,):
+            if not isinstance(smoother, Smoother):
+                hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
+                raise KanmgTypeError(
+                    f"`{type(cycle).__name__}` got `{name}={given!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
+                    f"`kanmg.Adam(step_size=1e-3)`.{hint}"
+                )
 
 
 def check_steps(cycle: Any, *names: str) -> None:

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from kanmg.program import Program, Variant
     from kanmg.weighting import Attention, Balance
 
-__all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Steps", "VCycle"]
+__all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Smoothers", "Steps", "VCycle"]
 
 Steps: TypeAlias = int | tuple[int, ...]
+Smoothers: TypeAlias = Smoother[Any] | tuple[Smoother[Any], ...]
 
 
 # --------------------------------------------------------------------------------------------------------------- cycles
@@ -75,7 +76,8 @@ class NestedIteration(Cycle):
 
     Parameters
     ----------
-    smoother : Smoother, default LBFGS()
+    smoother : Smoother or tuple of Smoother, default LBFGS()
+        On every level, or one per level, coarsest first.
     steps : int or tuple of int, default 100
         Smoothing steps: on every level, or one number per level, coarsest first. A level with 0 steps is passed
         through.
@@ -105,7 +107,7 @@ class NestedIteration(Cycle):
         lowest loss there, on whichever level that was, and a level that ends twice as high as one before it is the
         last: noise is fitted by fine levels, not by coarse ones.
     coarse_smoother : Smoother, optional
-        What smooths on the coarsest level, starts included. Default: `smoother`.
+        What smooths on the coarsest level, starts included. Default: `smoother`, or the first of its tuple.
     attention : Attention, optional
         How points are weighed by their residuals when a cycle on a level begins, and between blocks of its smoothing
         steps. For problems that have terms. Starts and easier problems keep the weights that the problem states.
@@ -137,7 +139,7 @@ class NestedIteration(Cycle):
     (Smooth(level=0, steps=40, smoother=LBFGS(...), idle=0.0), Prolong(level=0))
     """
 
-    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    smoother: Smoothers = field(default_factory=LBFGS)
     steps: Steps = 100
     coarse_fraction: float | tuple[float, ...] = 1.0
     starts: int | Starts = 1
@@ -165,8 +167,8 @@ class NestedIteration(Cycle):
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        coarse, none = self.coarse_smoother or self.smoother, (0,) * len(steps)
-        plan = Plan(self.smoother, coarse, steps, none, _starts(self), gamma=0, climbs=1, **_extras(self))
+        smoothers, none = _smoothers(self, len(steps)), (0,) * len(steps)
+        plan = Plan(smoothers, steps, none, _starts(self), gamma=0, climbs=1, **_extras(self))
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
 
@@ -178,7 +180,8 @@ class VCycle(Cycle):
 
     Parameters
     ----------
-    smoother : Smoother, default LBFGS()
+    smoother : Smoother or tuple of Smoother, default LBFGS()
+        On every level, or one per level, coarsest first.
     pre_steps, post_steps : int or tuple of int, default 10
         Smoothing steps before and after the correction: on every level above the coarsest, or one number for each of
         these, coarser first.
@@ -195,7 +198,7 @@ class VCycle(Cycle):
         Part of the samples that coarse levels see: each level that fraction of the samples of the level above it, or
         one fraction of all samples per level, coarsest first.
     coarse_smoother : Smoother, optional
-        What smooths on the coarsest level. Default: `smoother`.
+        What smooths on the coarsest level. Default: `smoother`, or the first of its tuple.
     starts : int or Starts, default 1
         How many initial coefficients to try on the coarsest level first; see `Starts`. With `kanmg.solve(initial=...)`
         there is nothing to draw, and one start whatever is said here.
@@ -229,7 +232,7 @@ class VCycle(Cycle):
     Smooth(level=1, steps=1, smoother=LBFGS(...), idle=0.0)
     """
 
-    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    smoother: Smoothers = field(default_factory=LBFGS)
     pre_steps: Steps = 10
     post_steps: Steps = 10
     coarse_steps: int = 100
@@ -271,7 +274,8 @@ class FullMultigrid(Cycle):
 
     Parameters
     ----------
-    smoother : Smoother, default LBFGS()
+    smoother : Smoother or tuple of Smoother, default LBFGS()
+        On every level, or one per level, coarsest first.
     steps : int or tuple of int, default 10
         Smoothing steps before and after a correction: on every level above the coarsest, or one number for each of
         these, coarser first.
@@ -293,7 +297,7 @@ class FullMultigrid(Cycle):
     [('Smooth', 0), ('Prolong', 0), ('Smooth', 1), ('Descend', 1), ('Smooth', 0)]
     """
 
-    smoother: Smoother[Any] = field(default_factory=LBFGS)
+    smoother: Smoothers = field(default_factory=LBFGS)
     steps: Steps = 10
     pre_steps: Steps | None = None
     post_steps: Steps | None = None
@@ -343,8 +347,7 @@ class FullMultigrid(Cycle):
 def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> Plan:
     """Write the plan of a cycle that descends: its coarsest level is smoothed once a visit."""
     return Plan(
-        cycle.smoother,
-        cycle.coarse_smoother or cycle.smoother,
+        _smoothers(cycle, num_levels),
         (cycle.coarse_steps, *_per_level(cycle, "pre_steps", num_levels - 1, pre)),
         (0, *_per_level(cycle, "post_steps", num_levels - 1, post)),
         _starts(cycle),
@@ -380,6 +383,17 @@ def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
             f"has {num_levels} levels. Pass a tuple of {num_levels}, coarsest first, or one number."
         )
     return fraction
+
+
+def _smoothers(cycle: NestedIteration | VCycle | FullMultigrid, num_levels: int) -> tuple[Smoother[Any], ...]:
+    """Write one smoother for every level."""
+    smoothers = cycle.smoother if isinstance(cycle.smoother, tuple) else (cycle.smoother,) * num_levels
+    if len(smoothers) != num_levels:
+        raise KanmgValueError(
+            f"`{type(cycle).__name__}` got {len(smoothers)} smoothers, but the hierarchy has {num_levels} levels. Pass "
+            f"a tuple of {num_levels}, coarsest level first, or one smoother for all."
+        )
+    return smoothers if cycle.coarse_smoother is None else (cycle.coarse_smoother, *smoothers[1:])
 
 
 def _starts(cycle: NestedIteration | VCycle | FullMultigrid) -> Starts:

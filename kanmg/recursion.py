@@ -39,8 +39,7 @@ __all__ = ["Plan"]
 class Plan:
     """What the cycles differ in: steps per level, how often to descend, and how often to cycle on the way up."""
 
-    smoother: Smoother[Any]
-    coarse_smoother: Smoother[Any]
+    smoothers: tuple[Smoother[Any], ...]
     pre_steps: tuple[int, ...]
     post_steps: tuple[int, ...]
     starts: Starts
@@ -159,4 +158,4 @@ class Plan:
     def smooth(self, level: int, steps: int) -> Iterator[Smooth]:
         """Smooth on a level, if there is anything to do."""
         if steps > 0:
-            yield Smooth(level, steps, self.smoother if level > 0 else self.coarse_smoother, self.idle)
+            yield Smooth(level, steps, self.smoothers[level], self.idle)

@@ -123,6 +123,22 @@ def test_the_coarsest_level_may_have_a_smoother_of_its_own():
     assert {(step.level, step.smoother) for step in steps} == {(0, LBFGS), (1, ADAM)}
 
 
+@pytest.mark.parametrize("cycle", [kanmg.NestedIteration, kanmg.VCycle, kanmg.FullMultigrid])
+def test_every_level_may_have_a_smoother_of_its_own(cycle):
+    own = [kanmg.Adam(2.0**-level) for level in range(3)]
+    written = program(cycle(smoother=own), 3)
+    smoothings = {(step.level, step.smoother) for step in written.prologue + written.cycle if isinstance(step, Smooth)}
+    assert smoothings == set(enumerate(own))
+    written = program(cycle(smoother=own, coarse_smoother=LBFGS), 3)
+    smoothings = {(step.level, step.smoother) for step in written.prologue + written.cycle if isinstance(step, Smooth)}
+    assert smoothings == {(0, LBFGS), (1, own[1]), (2, own[2])}
+    assert cycle(smoother=own) == cycle(smoother=tuple(own))
+    with pytest.raises(KanmgValueError, match="got 3 smoothers, but the hierarchy has 4 levels"):
+        program(cycle(smoother=own), 4)
+    with pytest.raises(KanmgTypeError, match="Pass a smoother"):
+        cycle(smoother=(LBFGS, "adam"))
+
+
 def test_fractions_shrink_level_by_level():
     assert program(kanmg.VCycle(coarse_fraction=0.5), 3).fractions == (0.25, 0.5, 1.0)
     assert program(kanmg.NestedIteration(coarse_fraction=[0.1, 0.2, 1]), 3).fractions == (0.1, 0.2, 1)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from kanmg.cycles import Cycle, NestedIteration
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.geometry import ChangeOfBasis
+from kanmg.smoothers.schedules import OneCycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kanmg.experiments.experiment import Size
     from kanmg.smoothers.base import Smoother
+    from kanmg.starts import Starts
 
-__all__ = ["Triangular", "in_relu_basis", "nested", "nested_adam"]
+__all__ = ["Triangular", "falling_adam", "in_relu_basis", "nested", "nested_adam"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,34 @@ def nested_adam(
     """
     adam = Adam(step_size, schedule=schedule)
     return nested(in_relu_basis(adam) if relu else adam, *steps, **options)
+
+
+def falling_adam(
+    step_size: float, *steps: int, beta2: float = 0.97, relu: bool = False, starts: Starts | int = 1
+) -> Callable[[Size], Cycle]:
+    """Return nested iteration by Adam with steps that fall on every level, from half as long ones on each.
+
+    Parameters
+    ----------
+    step_size : float
+        The longest on the coarsest level.
+    *steps : int
+        On each level.
+    beta2 : float
+        As for `Adam`.
+    relu : bool
+        Whether the weights of the power-ReLU basis are trained.
+    starts : int or Starts
+        As for `NestedIteration`.
+    """
+
+    def cycle(size: Size) -> Cycle:
+        numbers = size.scaled(steps)
+        smoothers: list[Smoother[Any]] = [
+            Adam(step_size / 2**level, beta2=beta2, schedule=OneCycle(number)) for level, number in enumerate(numbers)
+        ]
+        if relu:
+            smoothers = [in_relu_basis(smoother) for smoother in smoothers]
+        return NestedIteration(tuple(smoothers), steps=numbers, starts=starts)
+
+    return cycle

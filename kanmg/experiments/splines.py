@@ -116,9 +116,11 @@ class Splines(Variant):
         method = shortened(default_method(model.problem, hierarchy), size) if self.method is None else self.method(size)
         trace = Trace()
         watching = {
-            name: Watched(getattr(method, name), trace)
+            name: tuple(Watched(own, trace) for own in smoothers)
+            if isinstance(smoothers, tuple)
+            else Watched(smoothers, trace)
             for name in ("smoother", "coarse_smoother")
-            if getattr(method, name, None) is not None
+            if (smoothers := getattr(method, name, None)) is not None
         }
         method = dataclasses.replace(method, **watching)  # type: ignore[type-var]
         options: dict[str, Any] = {"max_cycles": self.max_cycles, "progress": progress, "throw": False}

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from standins import minimise, quadratic, rosenbrock
+from standins import Function, minimise, quadratic, rosenbrock
 
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.adam import Adam
+from kanmg.smoothers.schedules import OneCycle
 
 
 @pytest.mark.parametrize("options", [{}, {"lr": 0.3, "betas": (0.5, 0.9), "eps": 1e-3}, {"betas": (0.0, 0.0)}])
@@ -129,3 +130,38 @@ def test_bad_options(options, error, message):
     with pytest.raises(error) as caught:
         Adam(**options)
     assert str(caught.value) == message
+
+
+def test_one_cycle_rises_and_falls():
+    factors = np.array([OneCycle(100, rise=0.2, lowest=0.01)(count) for count in range(101)])
+    assert (factors.argmax(), factors.max()) == (20, 1.0)
+    assert (factors[0], factors[100]) == pytest.approx((0.01, 0.01))
+    np.testing.assert_allclose(np.diff(factors[:21]), 0.99 / 20)
+    np.testing.assert_allclose(np.diff(factors[20:]), -0.99 / 80)
+    assert [OneCycle(1)(count) for count in range(3)] == [1e-3, 1e-3, 1e-3]
+    assert OneCycle(4, rise=0.0)(0) == 1.0
+
+
+def test_adam_ends_nearer_to_a_minimum_with_steps_that_fall():
+    # Around a kink steps of one length go to and fro.
+    function, ends = Function(lambda x: np.abs(x - 0.77).sum(), lambda x: np.sign(x - 0.77), np.zeros(5), "kinks"), []
+    for schedule in (None, OneCycle(400)):
+        smoother, theta = Adam(step_size=0.1, schedule=schedule), function.start
+        state = smoother.init(function, theta)
+        for _ in range(400):
+            theta, state, _ = smoother.step(function, theta, state)
+        ends.append(function.value_and_gradient(theta)[0])
+    assert ends[1] < 0.01 * ends[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: OneCycle(0), KanmgValueError, "`OneCycle` got `steps=0`"),
+        (lambda: OneCycle(10, rise=1.0), KanmgValueError, "`rise=1`"),
+        (lambda: OneCycle(10, lowest="low"), KanmgTypeError, "`lowest='low'`"),
+    ],
+)
+def test_senseless_cycles_of_steps_are_refused(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
