@@ -11,11 +11,12 @@ from kanmg import gallery
 from kanmg.cycles import Cycle, FullMultigrid, VCycle
 from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
 from kanmg.experiments.perceptrons import Perceptron
-from kanmg.experiments.schedules import Triangular, nested, nested_adam
+from kanmg.experiments.schedules import Triangular, falling_adam, nested, nested_adam
 from kanmg.experiments.splines import Splines
 from kanmg.problems.collocation import Collocation
 from kanmg.sampling import boundary, grid, sobol
 from kanmg.smoothers.lbfgs import LBFGS
+from kanmg.starts import Starts
 from kanmg.weighting import Attention
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ NOTES = """\
   errors at 10,000 unseen points. Polynomials of the end cells go on outside the intervals.
 - Residual-based attention is a row of its own: kanmg's updates follow every 50 steps, and Adam begins anew with them.
 - Cyclic step: on each level from a hundredth up to 1e-2, or 3e-2, and back.
-- Sobol points: 10,000 inside, 200 on each edge and 400 on the interface, for rows that say so.
+- Falling steps: on each level up to a longest step once and down to nearly 0, which is 1e-2 or 2e-2 on the coarsest
+  level and half as long on each finer one, with beta2 = 0.97. With eight starts of 125 steps each level has 1000 steps,
+  5000 in all.
+- 2401 Sobol points: as many as the grid has nodes, with 200 and 49 at the edges and the interface. 10,000 Sobol points:
+  with 200 on each edge and 400 on the interface.
 - ReLU basis: the same initial function, trained in its coefficients.
 """
 
@@ -57,22 +62,27 @@ def finer_grid(seed: int, size: Size) -> ModelProblem:
     return gallery.ml2(size.num_points(100, multiple=2), seed=seed)
 
 
-def scattered(seed: int, size: Size) -> ModelProblem:
+def scattered(seed: int, size: Size, inside: int = 10_000, edge: int = 200, interface: int = 400) -> ModelProblem:
     """State the problem on Sobol points instead of a grid, whose lines show a spline of x a hundred values only."""
     model = finer_grid(seed, Size(points=0.1))
     problem = cast("Collocation", model.problem)
-    equation, edges, interface = problem.terms
-    square, number = model.domain, size.num_points(400)
+    equation, edges, between = problem.terms
+    square, number = model.domain, size.num_points(interface)
     nodes = np.insert(grid(square[1:], number, ends=False), 0, 0.0, axis=1)
     terms = [
-        replace(equation, points=sobol(square, size.num_points(10_000), seed=seed)),
-        replace(edges, points=boundary(square, size.num_points(200))),
-        replace(interface, points=nodes, normals=np.tile([1.0, 0.0], (number, 1))),
+        replace(equation, points=sobol(square, size.num_points(inside), seed=seed)),
+        replace(edges, points=boundary(square, size.num_points(edge))),
+        replace(between, points=nodes, normals=np.tile([1.0, 0.0], (number, 1))),
     ]
     inputs = None if problem.ansatz is None else problem.ansatz.inputs
     own = Collocation(coordinates=problem.coordinates, fields=problem.fields, terms=terms, inputs=inputs, seed=seed)
     x = np.concatenate([term.points for term in terms])
     return replace(model, problem=own, x=x, y=model.exact(x))
+
+
+def few_scattered(seed: int, size: Size) -> ModelProblem:
+    """State the problem on as many Sobol points as the grid has nodes."""
+    return scattered(seed, size, 49**2, 50, 49)
 
 
 SMOOTH = {"degree": 7, "num_intervals": 8, "num_levels": 2}
@@ -104,6 +114,13 @@ EXPERIMENT = Experiment(
         Splines(name="cyclic step: multilevel", beyond=True, method=nested_adam(STEP_SIZE, *SCHEDULE, schedule=CYCLE)),
         Splines(
             name="cyclic step to 3e-2: multilevel", beyond=True, method=nested_adam(3e-2, *SCHEDULE, schedule=CYCLE)
+        ),
+        Splines(name="falling steps: multilevel", beyond=True, method=falling_adam(1e-2, *SCHEDULE)),
+        Splines(
+            name="falling steps, eight starts, 2401 Sobol points: multilevel",
+            beyond=True,
+            method=falling_adam(2e-2, 1000, 1000, 1000, 1000, beta1=0.95, starts=Starts(number=8, steps=125)),
+            poses=few_scattered,
         ),
         Splines(name="nested iteration, L-BFGS", beyond=True, method=nested(LBFGS(), *SCHEDULE)),
         Splines(name="V-cycles, L-BFGS", beyond=True, method=v_cycle, max_cycles=13),

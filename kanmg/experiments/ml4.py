@@ -8,7 +8,7 @@ import torch
 
 from kanmg.experiments.experiment import Experiment, Measure, Size, relative_l2
 from kanmg.experiments.perceptrons import Perceptron
-from kanmg.experiments.schedules import Triangular, nested_adam
+from kanmg.experiments.schedules import Triangular, falling_adam, nested_adam
 from kanmg.experiments.splines import Splines
 from kanmg.gallery import ModelProblem, allen_cahn, collocation_problem
 from kanmg.gallery.equations import SPACE_TIME
@@ -24,6 +24,7 @@ __all__ = ["EXPERIMENT", "plain_allen_cahn"]
 LOSS = "training loss"
 DIFFUSION = 1e-4
 STEPS, LEVELS = 2500, 4
+PAPER = {"degree": 3, "num_intervals": 4, "num_levels": LEVELS, "outside": "clamp"}
 STEP_SIZE, CYCLE = 5e-3, Triangular(0.02, 500)
 ATTENTION = Attention(every=500)
 NOTES = """\
@@ -33,6 +34,8 @@ NOTES = """\
   solution is even), the means of the three added; Adam with step 5e-3, and in one row from 1e-4 to 5e-3 and back in
   500 steps; attention follows every 500 steps; one seed; float64; errors at 10,000 unseen points against the spectral
   solution of `kanmg.gallery.allen_cahn`.
+- Falling steps: on each level up to a longest step once and down to nearly 0, which is 1e-2 on the coarsest level and
+  half as long on each finer one, with beta2 = 0.97.
 - In place of the sigmoid splines are constant outside the intervals of the hidden values (`outside="clamp"`); a row
   has polynomials that go on.
 """
@@ -85,12 +88,9 @@ def plain_allen_cahn(
         ],
         domain=SPACE_TIME,
         hierarchy_arguments={
+            **PAPER,
             "widths": (2, 5, 5, 1),
-            "degree": 3,
-            "num_intervals": 4,
-            "num_levels": LEVELS,
             "domain": SPACE_TIME,
-            "outside": "clamp",
         },
         source="Southworth, Actor, Harper, Cyr, Multilevel Training for Kolmogorov Arnold Networks, arXiv 2603.04827",
         seed=seed,
@@ -148,6 +148,16 @@ EXPERIMENT = Experiment(
             beyond=True,
             poses=lambda seed, size: make(seed, size, initial_weight=100.0),
             method=nested_adam(STEP_SIZE, *SCHEDULE, schedule=CYCLE),
+        ),
+        Splines(name="falling steps: multilevel", beyond=True, method=falling_adam(1e-2, *SCHEDULE)),
+        Splines(
+            name="falling steps, initial values of weight 1000, x^2 for x: multilevel",
+            beyond=True,
+            hierarchy=PAPER,
+            poses=lambda seed, size: allen_cahn(
+                size.num_points(4000), size.num_points(200), size.num_points(200, multiple=2), seed
+            ),
+            method=falling_adam(1e-2, *SCHEDULE),
         ),
         Splines(
             name="polynomials go on: multilevel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kanmg.cycles import Cycle, NestedIteration
@@ -92,7 +92,7 @@ def nested_adam(
 
 
 def falling_adam(
-    step_size: float, *steps: int, beta2: float = 0.97, relu: bool = False, starts: Starts | int = 1
+    step_size: float, *steps: int, beta1: float = 0.9, beta2: float = 0.97, relu: bool = False, starts: Starts | int = 1
 ) -> Callable[[Size], Cycle]:
     """Return nested iteration by Adam with steps that fall on every level, from half as long ones on each.
 
@@ -102,7 +102,7 @@ def falling_adam(
         The longest on the coarsest level.
     *steps : int
         On each level.
-    beta2 : float
+    beta1, beta2 : float
         As for `Adam`.
     relu : bool
         Whether the weights of the power-ReLU basis are trained.
@@ -113,10 +113,11 @@ def falling_adam(
     def cycle(size: Size) -> Cycle:
         numbers = size.scaled(steps)
         smoothers: list[Smoother[Any]] = [
-            Adam(step_size / 2**level, beta2=beta2, schedule=OneCycle(number)) for level, number in enumerate(numbers)
+            Adam(step_size / 2**level, beta1, beta2, schedule=OneCycle(number)) for level, number in enumerate(numbers)
         ]
         if relu:
             smoothers = [in_relu_basis(smoother) for smoother in smoothers]
-        return NestedIteration(tuple(smoothers), steps=numbers, starts=starts)
+        own = starts if isinstance(starts, int) else replace(starts, steps=size.scaled((starts.steps,))[0])
+        return NestedIteration(tuple(smoothers), steps=numbers, starts=own)
 
     return cycle
