@@ -128,9 +128,11 @@ class Network:
             If `theta` has another shape.
         """
         if tuple(theta.shape) != (self.num_coefficients,):
+            more = theta.ndim == 1 and len(theta) > self.num_coefficients
             raise ShapeError(
                 f"`theta` has shape {tuple(theta.shape)} but the network with `widths={self.widths}` has "
                 f"{self.num_coefficients} coefficients. Pass one flat vector of shape ({self.num_coefficients},)."
+                + (" Of a solution with free knots it is `coefficients[:network.num_coefficients]`." if more else "")
             )
         return [
             theta[start:stop].reshape(layer.shape)

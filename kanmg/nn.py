@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kanmg.arrays import as_array, resolve_dtype
-from kanmg.errors import KanmgValueError
+from kanmg.errors import KanmgValueError, ShapeError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Affine, Spline
 from kanmg.power_relu_network import to_power_relu
@@ -40,7 +40,7 @@ class SplineNetwork(torch.nn.Module):
     Raises
     ------
     ShapeError, DtypeError
-        If the coefficients do not fit the network, or are neither float64 nor float32.
+        If the coefficients do not fit the network, or are neither float64 nor float32; if points are no matrix.
 
     Examples
     --------
@@ -61,6 +61,11 @@ class SplineNetwork(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Evaluate the network at points of shape (N, num_inputs)."""
+        if x.ndim != 2 or x.shape[1] != self.network.num_inputs:
+            raise ShapeError(
+                f"`x` has shape {tuple(x.shape)} but the network takes points of shape (N, {self.network.num_inputs}); "
+                "one point is `x[None, :]`."
+            )
         if not self._fits(self._evaluator):
             self._evaluator = self._fitting_evaluator()
         return self._evaluator.forward(self.coefficients, x)

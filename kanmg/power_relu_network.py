@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanmg.arrays import as_array, check_dtype
+from kanmg.arrays import as_array, check_dtype, check_finite
 from kanmg.coordinates import relu_coordinates
 from kanmg.errors import DomainError, KanmgValueError, ShapeError
 from kanmg.network import Affine, Spline
@@ -126,6 +126,8 @@ def to_power_relu(network: Network, theta: Any) -> PowerReLUNetwork:
     ------
     ShapeError, KanmgValueError
         As for `PowerReLUNetwork`.
+    NonFiniteError
+        If there are NaN or infinite coefficients.
 
     See Also
     --------
@@ -143,6 +145,7 @@ def to_power_relu(network: Network, theta: Any) -> PowerReLUNetwork:
     """
     coefficients = np.asarray(as_array(theta, "theta"), np.float64)
     network.unflatten(coefficients)  # checks the shape
+    check_finite(coefficients, "theta")
     fixed = network.at(coefficients)
     own = coefficients[: fixed.num_coefficients]
     return PowerReLUNetwork(fixed, relu_coordinates(fixed).from_coefficients(own))

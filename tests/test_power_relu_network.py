@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import DomainError, DtypeError, KanmgValueError, ShapeError
+from kanmg.errors import DomainError, DtypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.nn import PowerReLU, SplineNetwork, power_relu_mlp
 from kanmg.splines import basis_matrix, power_relu_basis, power_relu_matrix, prolongation_matrix
@@ -272,3 +272,17 @@ def test_free_knots_stay_where_they_are():
     points = torch.from_numpy(x)
     for module in (kanmg.nn.power_relu_mlp(network, theta), kanmg.nn.SplineNetwork(network, theta)):
         np.testing.assert_allclose(module(points).detach().numpy(), expected, rtol=0, atol=1e-10)
+
+
+def test_what_does_not_fit_is_told():
+    network = kanmg.Network([kanmg.Spline(2, 1, knots=kanmg.uniform_knots(4, degree=3))])
+    theta = np.ones(network.num_coefficients)
+    module = SplineNetwork(network, theta)
+    for x in (torch.zeros(2, dtype=torch.float64), torch.zeros((3, 1), dtype=torch.float64)):
+        with pytest.raises(ShapeError, match=r"takes points of shape \(N, 2\)"):
+            module(x)
+    theta[3] = np.nan
+    with pytest.raises(NonFiniteError, match="`theta` contains 1 NaN or infinite value"):
+        kanmg.to_power_relu(network, theta)
+    with pytest.raises(ShapeError, match=r"`coefficients\[:network.num_coefficients\]`"):
+        power_relu_mlp(network, np.ones(network.num_coefficients + 2))

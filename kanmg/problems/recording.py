@@ -219,9 +219,10 @@ def _hint_for_numbers(error: Exception, setting: Setting) -> str:
                     f"the residual makes a number of a `kanmg.{kind}` or passes it to NumPy ({message}). Use the "
                     f"{kind.lower()} itself, without `float`, and torch's functions: `torch.sin(p)`, not `np.sin(p)`."
                 )
-    if any(part in message for part in _CONVERSIONS):
+    mixes = isinstance(error, TypeError) and "numpy.ndarray" in message
+    if mixes or any(part in message for part in _CONVERSIONS):
         return (
-            f"the residual passes a tensor to NumPy, or makes a number of it ({message}). Use torch's functions: "
+            "the residual mixes a tensor with arrays of NumPy, or makes a number of it. Use torch's functions: "
             f"`torch.sin({name}.value)`, not `np.sin({name}.value)`, nor `float` or `math`. "
             "For measured values, one for each point, pass `data=values` to the term: the residual then gets those of "
             "its points, `residual(x, u, data)`."

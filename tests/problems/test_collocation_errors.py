@@ -66,8 +66,9 @@ OUTPUTS = {
     "sine in NumPy": (
         lambda _x, u: torch.as_tensor(np.sin(u.value)),
         KanmgTypeError,
-        r"passes a tensor to NumPy.*Use torch's functions: `torch.sin\(u.value\)`, not `np.sin\(u.value\)`",
+        r"mixes a tensor with arrays of NumPy.*Use torch's functions: `torch.sin\(u.value\)`, not `np.sin\(u.value\)`",
     ),
+    "array of NumPy": (lambda _x, u: np.ones(8) * u.value, KanmgTypeError, r"mixes a tensor with arrays of NumPy"),
     "sine in math": (lambda _x, u: math.sin(u.value), KanmgTypeError, r"makes a number of it.*`torch.sin\(u.value\)`"),
     "float of values": (lambda _x, u: u.value * float(u.value), KanmgTypeError, r"makes a number of it"),
     "float of a parameter": (
