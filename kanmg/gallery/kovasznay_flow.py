@@ -114,7 +114,7 @@ def kovasznay(
         hierarchy_arguments={
             "widths": (2, 5, 3),
             "degree": 7,
-            "num_intervals": 4,
+            "num_intervals": 8,
             "num_levels": 3,
             "domain": _RECTANGLE,
         },
