@@ -117,8 +117,9 @@ EXPERIMENT = Experiment(
         ),
         Splines(name="falling steps: multilevel", beyond=True, method=falling_adam(1e-2, *SCHEDULE)),
         Splines(
-            name="falling steps, eight starts, 2401 Sobol points: multilevel",
+            name="falling steps, eight starts, 2401 Sobol points, linear continuation: multilevel",
             beyond=True,
+            hierarchy={"outside": "linear"},
             method=falling_adam(2e-2, 1000, 1000, 1000, 1000, beta1=0.95, starts=Starts(number=8, steps=125)),
             poses=few_scattered,
         ),
