@@ -14,6 +14,7 @@ from kanmg.problems.regression import Regression
 from kanmg.smoothers.adam import Adam
 from kanmg.smoothers.lbfgs import LBFGS
 from kanmg.smoothers.levenberg_marquardt import LevenbergMarquardt
+from kanmg.smoothers.schedules import OneCycle
 from kanmg.starts import Starts
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def default_method(problem: Problem, hierarchy: Hierarchy) -> Cycle:
     >>> deep = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=4, num_levels=2, evaluator="reference")
     >>> kanmg.default_method(kanmg.Regression(x, np.exp(x)), deep).starts.number
     16
-    >>> kanmg.default_method(kanmg.Regression(x, np.exp(x), batch_size=40), hierarchy).smoother.step_size
-    0.003
+    >>> adam = kanmg.default_method(kanmg.Regression(x, np.exp(x), batch_size=40), hierarchy).smoother
+    >>> [smoother.step_size for smoother in adam]
+    [0.01, 0.005]
     """
     return choose_method(problem, hierarchy)[0]
 
@@ -85,7 +87,7 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     of several seeds by up to four orders of magnitude (benchmarks/starts.py).
     """
     if problem.steps_per_epoch > 1:
-        return _for_batches(problem)
+        return _for_batches(problem, len(hierarchy))
     finest = hierarchy[-1].network.num_coefficients + problem.num_parameters
     if finest <= LevenbergMarquardt().max_coefficients:
         if isinstance(problem, Collocation):
@@ -103,15 +105,17 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
     return NestedIteration(smoother=LBFGS(), steps=300, starts=starts, hold_back=hold_back), f"{reason}."
 
 
-def _for_batches(problem: Problem) -> tuple[Cycle, str]:
+def _for_batches(problem: Problem, num_levels: int) -> tuple[Cycle, str]:
     """Return Adam; the last coefficients of the finest level may be worse than those of a coarser one, also on it."""
-    reason = "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level"
+    reason = "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, falling steps"
     hold_back = 0.0
     if isinstance(problem, Regression):
         hold_back = _part_held_back(problem.num_samples)
         reason += _by_held_back(problem, hold_back)
     steps = 30 * problem.steps_per_epoch
-    return NestedIteration(smoother=Adam(step_size=3e-3), steps=steps, hold_back=hold_back), f"{reason}."
+    # Steps of one length end in the noise of the batches; finer levels begin nearer to their minima.
+    smoothers = tuple(Adam(1e-2 / 2**level, schedule=OneCycle(steps)) for level in range(num_levels))
+    return NestedIteration(smoother=smoothers, steps=steps, hold_back=hold_back), f"{reason}."
 
 
 def _by_held_back(problem: Regression, part: float) -> str:

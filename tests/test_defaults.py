@@ -197,7 +197,10 @@ def test_starts_of_a_regression_see_few_of_many_samples():
 
 def test_mini_batches_take_adam():
     method, reason = choose_method(kanmg.Regression(X, Y, batch_size=100), hierarchy_of())
-    assert isinstance(method.smoother, kanmg.Adam)
+    assert [smoother.step_size for smoother in method.smoother] == [
+        0.01 / 2**level for level in range(len(hierarchy_of()))
+    ]
+    assert {smoother.schedule for smoother in method.smoother} == {kanmg.OneCycle(method.steps)}
     assert (method.starts.number, method.idle) == (1, 0.0)
     assert "mini-batches" in reason
 
