@@ -107,7 +107,9 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
 
 def _for_batches(problem: Problem, num_levels: int) -> tuple[Cycle, str]:
     """Return Adam; the last coefficients of the finest level may be worse than those of a coarser one, also on it."""
-    reason = "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, falling steps"
+    reason = (
+        "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, falling steps"
+    )
     hold_back = 0.0
     if isinstance(problem, Regression):
         hold_back = _part_held_back(problem.num_samples)

@@ -99,8 +99,18 @@ def perceptron(name: str, widths: tuple[int, ...], paper: str) -> Perceptron:
 
 
 relu_lbfgs = in_relu_basis(LBFGS())
-torch_lbfgs = TorchOptimizer(torch.optim.LBFGS, **TORCH_OPTIONS)
-relu_torch = in_relu_basis(torch_lbfgs)
+
+
+def torch_epochs(*steps: int, relu: bool = False) -> Callable[[Size], Cycle]:
+    """Return nested iteration by torch's L-BFGS, one step an epoch."""
+
+    def cycle(size: Size) -> Cycle:
+        # To look at an optimiser of torch loads its compiler: seconds that no other variant should wait for.
+        smoother: Smoother[Any] = TorchOptimizer(torch.optim.LBFGS, **TORCH_OPTIONS)
+        return epochs(in_relu_basis(smoother) if relu else smoother, steps, 1)(size)
+
+    return cycle
+
 
 EXPERIMENT = Experiment(
     name="ML-1",
@@ -119,12 +129,16 @@ EXPERIMENT = Experiment(
         perceptron("MLP [2,30,1]", (2, 30, 1), "1.02e-3"),
         perceptron("MLP [2,125,1]", (2, 125, 1), "3.33e-4"),
         perceptron("MLP [2,20,20,1]", (2, 20, 20, 1), "3.33e-4"),
-        Splines(name="torch's L-BFGS: coarse", beyond=True, level=0, method=epochs(torch_lbfgs, COARSE, 1)),
-        Splines(name="torch's L-BFGS: fine", beyond=True, level=-1, method=epochs(torch_lbfgs, FINE, 1)),
-        Splines(name="torch's L-BFGS: multilevel", beyond=True, method=epochs(torch_lbfgs, MULTILEVEL, 1)),
-        Splines(name="torch's L-BFGS, ReLU basis: coarse", beyond=True, level=0, method=epochs(relu_torch, COARSE, 1)),
-        Splines(name="torch's L-BFGS, ReLU basis: fine", beyond=True, level=-1, method=epochs(relu_torch, FINE, 1)),
-        Splines(name="torch's L-BFGS, ReLU basis: multilevel", beyond=True, method=epochs(relu_torch, MULTILEVEL, 1)),
+        Splines(name="torch's L-BFGS: coarse", beyond=True, level=0, method=torch_epochs(*COARSE)),
+        Splines(name="torch's L-BFGS: fine", beyond=True, level=-1, method=torch_epochs(*FINE)),
+        Splines(name="torch's L-BFGS: multilevel", beyond=True, method=torch_epochs(*MULTILEVEL)),
+        Splines(
+            name="torch's L-BFGS, ReLU basis: coarse", beyond=True, level=0, method=torch_epochs(*COARSE, relu=True)
+        ),
+        Splines(name="torch's L-BFGS, ReLU basis: fine", beyond=True, level=-1, method=torch_epochs(*FINE, relu=True)),
+        Splines(
+            name="torch's L-BFGS, ReLU basis: multilevel", beyond=True, method=torch_epochs(*MULTILEVEL, relu=True)
+        ),
         Splines(name="1 iteration an epoch: coarse", beyond=True, level=0, method=epochs(LBFGS(), COARSE, 1)),
         Splines(name="1 iteration an epoch: fine", beyond=True, level=-1, method=epochs(LBFGS(), FINE, 1)),
         Splines(name="1 iteration an epoch: multilevel", beyond=True, method=epochs(LBFGS(), MULTILEVEL, 1)),
