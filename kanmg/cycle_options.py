@@ -37,9 +37,10 @@ def check_smoothers(cycle: Any, *names: str) -> None:
         for smoother in given if name == "smoother" and isinstance(given, tuple) else (given,):
             if not isinstance(smoother, Smoother):
                 hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""
+                among = f", one of `{name}`" if isinstance(given, tuple) else ""
                 raise KanmgTypeError(
-                    f"`{type(cycle).__name__}` got `{name}={given!r}`. Pass a smoother, e.g. `kanmg.LBFGS()` or "
-                    f"`kanmg.Adam(step_size=1e-3)`.{hint}"
+                    f"`{type(cycle).__name__}` got `{name}={smoother!r}`{among}. Pass a smoother, e.g. `kanmg.LBFGS()` "
+                    f"or `kanmg.Adam(step_size=1e-3)`, or one for each level.{hint}"
                 )
 
 

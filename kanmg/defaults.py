@@ -44,6 +44,9 @@ _RESIDUALS_PER_COEFFICIENT = 8
 # Levels on which hidden values are moved back into their intervals: what they do outside is a floor of the error.
 _REFITTED = 2
 
+# With mini-batches, on every level.
+_LEAST_STEPS_ON_BATCHES = 1000
+
 # Acceleration along the step helps networks of so many spline layers, and costs more than it gains in deeper ones.
 _MOST_LAYERS_TO_ACCELERATE = 2
 
@@ -108,13 +111,15 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
 def _for_batches(problem: Problem, num_levels: int) -> tuple[Cycle, str]:
     """Return Adam; the last coefficients of the finest level may be worse than those of a coarser one, also on it."""
     reason = (
-        "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, falling steps"
+        "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, or "
+        f"{_LEAST_STEPS_ON_BATCHES} steps if that is more, which fall"
     )
     hold_back = 0.0
     if isinstance(problem, Regression):
         hold_back = _part_held_back(problem.num_samples)
         reason += _by_held_back(problem, hold_back)
-    steps = 30 * problem.steps_per_epoch
+    # Fewer steps that fall do not come near a minimum.
+    steps = max(30 * problem.steps_per_epoch, _LEAST_STEPS_ON_BATCHES)
     # Steps of one length end in the noise of the batches; finer levels begin nearer to their minima.
     smoothers = tuple(Adam(1e-2 / 2**level, schedule=OneCycle(steps)) for level in range(num_levels))
     return NestedIteration(smoother=smoothers, steps=steps, hold_back=hold_back), f"{reason}."

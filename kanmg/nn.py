@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kanmg.arrays import as_array, resolve_dtype
-from kanmg.errors import KanmgValueError, ShapeError
+from kanmg.errors import KanmgTypeError, KanmgValueError, ShapeError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Affine, Spline
 from kanmg.power_relu_network import to_power_relu
@@ -61,10 +61,12 @@ class SplineNetwork(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Evaluate the network at points of shape (N, num_inputs)."""
+        if not isinstance(x, torch.Tensor):
+            raise KanmgTypeError(f"`x` is a {type(x).__name__}. Pass a tensor, e.g. `torch.as_tensor(x)`.")
         if x.ndim != 2 or x.shape[1] != self.network.num_inputs:
             raise ShapeError(
-                f"`x` has shape {tuple(x.shape)} but the network takes points of shape (N, {self.network.num_inputs}); "
-                "one point is `x[None, :]`."
+                f"`x` has shape {tuple(x.shape)} but the network takes points of shape (N, {self.network.num_inputs})"
+                + ("; one point is `x[None, :]`." if x.ndim == 1 else ".")
             )
         if not self._fits(self._evaluator):
             self._evaluator = self._fitting_evaluator()

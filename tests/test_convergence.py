@@ -168,6 +168,29 @@ def test_by_default_every_level_shows_its_own_error():
     assert study.errors[3] > study.errors[0]
 
 
+def test_every_level_has_its_own_smoother():
+    problem, hierarchy = spline_problem(3)
+    own = [LM(), kanmg.LBFGS(), kanmg.Adam(1e-3)]
+    method = kanmg.NestedIteration(own, steps=5)
+    solutions = kanmg.convergence_study(problem, hierarchy, method=method, exact=np.exp).solutions
+    direct = kanmg.solve(problem, hierarchy, method=method)
+    assert solutions[-1].loss <= direct.loss * (1 + 1e-12)
+    # The coarsest level's own smoother is not that of the others, which are alone in their hierarchies.
+    method = kanmg.NestedIteration(kanmg.Adam(1e-3), steps=5, coarse_smoother=LM())
+    study = kanmg.convergence_study(problem, hierarchy, method=method, exact=np.exp)
+    assert study.solutions[1].history.column("step_size")[1:].max() <= 1e-3
+    with pytest.raises(KanmgValueError, match="has 3 smoothers, but the hierarchy has 2 levels"):
+        kanmg.convergence_study(problem, spline_problem(3, num_levels=2)[1], method=kanmg.NestedIteration(own))
+
+
+def test_mini_batches_make_a_study():
+    _, hierarchy = spline_problem(3, num_levels=2)
+    x = np.linspace(0.0, 1.0, 800).reshape(-1, 1)
+    batches = kanmg.Regression(x, np.exp(x), batch_size=400)
+    study = kanmg.convergence_study(batches, hierarchy, exact=np.exp)
+    assert study.errors[-1] < 1e-2
+
+
 def test_fractions_of_one_may_be_a_tuple():
     whole = kanmg.convergence_study(*spline_problem(3), exact=np.exp, method=EXACT_SOLVE)
     method = dataclasses.replace(EXACT_SOLVE, coarse_fraction=(1.0, 1.0, 1.0))

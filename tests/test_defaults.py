@@ -201,6 +201,9 @@ def test_mini_batches_take_adam():
         0.01 / 2**level for level in range(len(hierarchy_of()))
     ]
     assert {smoother.schedule for smoother in method.smoother} == {kanmg.OneCycle(method.steps)}
+    assert method.steps == 1000
+    many = kanmg.Regression(X, Y, batch_size=5)
+    assert kanmg.default_method(many, hierarchy_of()).steps == 30 * many.steps_per_epoch
     assert (method.starts.number, method.idle) == (1, 0.0)
     assert "mini-batches" in reason
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import kanmg
-from kanmg.errors import DomainError, DtypeError, KanmgValueError, NonFiniteError, ShapeError
+from kanmg.errors import DomainError, DtypeError, KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.nn import PowerReLU, SplineNetwork, power_relu_mlp
 from kanmg.splines import basis_matrix, power_relu_basis, power_relu_matrix, prolongation_matrix
@@ -281,6 +281,8 @@ def test_what_does_not_fit_is_told():
     for x in (torch.zeros(2, dtype=torch.float64), torch.zeros((3, 1), dtype=torch.float64)):
         with pytest.raises(ShapeError, match=r"takes points of shape \(N, 2\)"):
             module(x)
+    with pytest.raises(KanmgTypeError, match="Pass a tensor"):
+        module(np.zeros((3, 2)))
     theta[3] = np.nan
     with pytest.raises(NonFiniteError, match="`theta` contains 1 NaN or infinite value"):
         kanmg.to_power_relu(network, theta)

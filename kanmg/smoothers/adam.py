@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kanmg.errors import KanmgTypeError
+import numpy as np
+
+from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.smoothers.base import Smoother, StepRecord, require_count, require_fraction, require_positive
 from kanmg.vectors import norm, zeros
 
@@ -75,9 +78,10 @@ class Adam(Smoother[AdamState]):
         require_positive("Adam", step_size=self.step_size, epsilon=self.epsilon)
         require_fraction("Adam", beta1=self.beta1, beta2=self.beta2)
         require_count("Adam", 0, ramp=self.ramp)
-        if self.schedule is not None and not callable(self.schedule):
+        if self.schedule is not None and (not callable(self.schedule) or isinstance(self.schedule, type)):
             raise KanmgTypeError(
-                f"`Adam` got `schedule={self.schedule!r}`. Pass a function of the number of steps done, or None."
+                f"`Adam` got `schedule={self.schedule!r}`. Pass a function of the number of steps done, such as "
+                "`kanmg.OneCycle(1000)`, or None."
             )
 
     @property
@@ -104,4 +108,15 @@ class Adam(Smoother[AdamState]):
     def _step_size(self, count: int) -> float:
         """Step size after so many steps."""
         ramp = (count + 1) / self.ramp if count < self.ramp else 1.0
-        return self.step_size * ramp * (1.0 if self.schedule is None else self.schedule(count))
+        return self.step_size * ramp * self._factor(count)
+
+    def _factor(self, count: int) -> float:
+        """Return what the schedule says, if that is a factor."""
+        factor: Any = self.schedule(count) if self.schedule is not None else 1.0
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise KanmgTypeError(f"`schedule` of `Adam` returned {factor!r} after {count} steps. Return a number.")
+        if not 0.0 <= factor < math.inf:
+            raise KanmgValueError(
+                f"`schedule` of `Adam` returned {factor:g} after {count} steps. Return a factor of at least 0."
+            )
+        return float(factor)

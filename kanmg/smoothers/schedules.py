@@ -18,7 +18,8 @@ class OneCycle:
     Parameters
     ----------
     steps : int
-        Of the level, at least 1; beyond them the factor is the lowest.
+        Of the smoothing, at least 1; beyond them the factor is the lowest. Made for nested iteration, where a level is
+        smoothed once: cycles that come back to a level count anew, or on, and starts count anew.
     rise : float, default 0.05
         Part of the steps after which the factor is 1, in [0, 1).
     lowest : float, default 1e-3

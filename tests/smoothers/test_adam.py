@@ -122,7 +122,10 @@ def test_torch_tensors_take_the_same_steps():
         (
             {"schedule": 0.5},
             KanmgTypeError,
-            "`Adam` got `schedule=0.5`. Pass a function of the number of steps done, or None.",
+            (
+                "`Adam` got `schedule=0.5`. Pass a function of the number of steps done, such as `kanmg.OneCycle(1000)`, "
+                "or None."
+            ),
         ),
     ],
 )
@@ -165,3 +168,24 @@ def test_adam_ends_nearer_to_a_minimum_with_steps_that_fall():
 def test_senseless_cycles_of_steps_are_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "words"),
+    [
+        (lambda _: "x", KanmgTypeError, "returned 'x' after 0 steps. Return a number"),
+        (lambda _: torch.tensor(1.0), KanmgTypeError, "Return a number"),
+        (lambda _: -1, KanmgValueError, "returned -1 after 0 steps"),
+        (lambda _: math.nan, KanmgValueError, "returned nan after 0 steps"),
+    ],
+)
+def test_schedules_that_return_no_factors_are_refused(schedule, error, words):
+    function = rosenbrock(4)
+    smoother = Adam(schedule=schedule)
+    with pytest.raises(error, match=words):
+        smoother.step(function, function.start, smoother.init(function, function.start))
+
+
+def test_a_schedule_that_was_not_called_is_refused():
+    with pytest.raises(KanmgTypeError, match=r"such as `kanmg.OneCycle\(1000\)`"):
+        Adam(schedule=OneCycle)
