@@ -123,8 +123,8 @@ def test_torch_tensors_take_the_same_steps():
             {"schedule": 0.5},
             KanmgTypeError,
             (
-                "`Adam` got `schedule=0.5`. Pass a function of the number of steps done, such as `kanmg.OneCycle(1000)`, "
-                "or None."
+                "`Adam` got `schedule=0.5`. Pass a function of the number of steps done, such as "
+                "`kanmg.OneCycle(1000)`, or None."
             ),
         ),
     ],
