@@ -578,8 +578,8 @@ def test_the_default_method_says_why():
     solution = kanmg.solve(PROBLEM, hierarchy_of(1, (1, 1)), rtol=0.1)
     assert "`method=None` chose nested iteration with Levenberg-Marquardt" in solution.message
     method = kanmg.default_method(BATCHED, hierarchy_of(3))
-    assert isinstance(method.smoother, kanmg.Adam)
-    assert method.steps == 30 * BATCHED.steps_per_epoch
+    assert [type(smoother) for smoother in method.smoother] == [kanmg.Adam] * 3
+    assert method.steps == max(30 * BATCHED.steps_per_epoch, 1000)
 
 
 @pytest.mark.parametrize(
