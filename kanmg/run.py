@@ -134,8 +134,7 @@ class Run:
             If a hidden value leaves its interval and `outside="error"`; with the same attached.
         """
         try:
-            self._resume_or_start()
-            return self._finish(self._complete())
+            return self._finish(self._begin_and_complete())
         except (CheckpointError, DomainError) as error:
             if self._history:
                 self._callback = None
@@ -145,6 +144,16 @@ class Run:
             raise
         finally:
             self._progress.close()
+
+    def _begin_and_complete(self) -> Status:
+        """Start, or go on, and come to an end; what the first callback interrupts has its initial coefficients."""
+        try:
+            self._resume_or_start()
+        except KeyboardInterrupt:
+            if not self._history:
+                raise
+            return Status.INTERRUPTED
+        return self._complete()
 
     def _complete(self) -> Status:
         """Execute the program from where it is to its end, and fair the result."""

@@ -617,3 +617,14 @@ def test_the_two_positional_arguments_are_what_they_should_be():
         kanmg.solve(PROBLEM, HIERARCHY[0].network)
     with pytest.raises(ShapeError, match="2 inputs"):
         kanmg.solve(PROBLEM, hierarchy_of(1, (2, 1)))
+
+
+@pytest.mark.parametrize("method", [None, kanmg.VCycle(), kanmg.NestedIteration(steps=5, starts=3)])
+def test_an_interrupt_by_the_first_callback_leaves_the_initial_coefficients(method):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    solution = kanmg.solve(PROBLEM, hierarchy_of(2), method=method, callback=interrupt)
+    assert solution.status is kanmg.Status.INTERRUPTED
+    assert len(solution.history) == 1
+    assert solution.loss == pytest.approx(solution.history[0].loss, rel=1e-12)
