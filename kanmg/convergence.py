@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from kanmg.arrays import as_columns
-from kanmg.cycles import NestedIteration
+from kanmg.cycles import NestedIteration, smoothers_of_levels
 from kanmg.defaults import default_method
 from kanmg.driver import solve
 from kanmg.errors import KanmgTypeError, KanmgValueError, NonFiniteError, ShapeError
@@ -301,20 +301,12 @@ def _methods_of_levels(method: Any, hierarchy: Hierarchy) -> list[NestedIteratio
             f"`method` has `steps={steps}`, {len(steps)} numbers, but the hierarchy has {len(hierarchy)} levels. Pass "
             f"a tuple of {len(hierarchy)}, coarsest first, or one integer for all."
         )
-    smoothers = method.smoother if isinstance(method.smoother, tuple) else (method.smoother,) * len(hierarchy)
-    if len(smoothers) != len(hierarchy):
-        raise KanmgValueError(
-            f"`method` has {len(smoothers)} smoothers, but the hierarchy has {len(hierarchy)} levels. Pass one for "
-            "each, coarsest level first, or one smoother for all."
-        )
-    # A tuple of ones would be too long for a level alone.
-    method = replace(method, coarse_fraction=1.0)
-    coarsest = replace(method, steps=steps[0], smoother=smoothers[0])
-    finer = [
-        replace(method, steps=number, smoother=smoother, starts=1, coarse_smoother=None)
-        for number, smoother in zip(steps[1:], smoothers[1:], strict=True)
+    # A tuple of ones, or of smoothers, would be too long for a level alone.
+    method, smoothers = replace(method, coarse_fraction=1.0), smoothers_of_levels(method, len(hierarchy))
+    return [
+        replace(method, steps=number, smoother=own, coarse_smoother=None, starts=1 if level else method.starts)
+        for level, (number, own) in enumerate(zip(steps, smoothers, strict=True))
     ]
-    return [coarsest, *finer]
 
 
 # ----------------------------------------------------------------------------------------------------------- the errors

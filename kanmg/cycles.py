@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kanmg.program import Program, Variant
     from kanmg.weighting import Attention, Balance
 
-__all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Smoothers", "Steps", "VCycle"]
+__all__ = ["Cycle", "FullMultigrid", "NestedIteration", "Smoothers", "Steps", "VCycle", "smoothers_of_levels"]
 
 Steps: TypeAlias = int | tuple[int, ...]
 Smoothers: TypeAlias = Smoother[Any] | tuple[Smoother[Any], ...]
@@ -167,7 +167,7 @@ class NestedIteration(Cycle):
 
     def program(self, hierarchy: Sized, start: int | None = None) -> Program:
         steps = _per_level(self, "steps", len(hierarchy))
-        smoothers, none = _smoothers(self, len(steps)), (0,) * len(steps)
+        smoothers, none = smoothers_of_levels(self, len(steps)), (0,) * len(steps)
         plan = Plan(smoothers, steps, none, _starts(self), gamma=0, climbs=1, **_extras(self))
         return plan.program(start, 1, _fractions(self, len(hierarchy)))
 
@@ -347,7 +347,7 @@ class FullMultigrid(Cycle):
 def _correction_plan(cycle: VCycle | FullMultigrid, pre: Steps, post: Steps, num_levels: int, climbs: int) -> Plan:
     """Write the plan of a cycle that descends: its coarsest level is smoothed once a visit."""
     return Plan(
-        _smoothers(cycle, num_levels),
+        smoothers_of_levels(cycle, num_levels),
         (cycle.coarse_steps, *_per_level(cycle, "pre_steps", num_levels - 1, pre)),
         (0, *_per_level(cycle, "post_steps", num_levels - 1, post)),
         _starts(cycle),
@@ -385,8 +385,23 @@ def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
     return fraction
 
 
-def _smoothers(cycle: NestedIteration | VCycle | FullMultigrid, num_levels: int) -> tuple[Smoother[Any], ...]:
-    """Write one smoother for every level."""
+def smoothers_of_levels(cycle: NestedIteration | VCycle | FullMultigrid, num_levels: int) -> tuple[Smoother[Any], ...]:
+    """Write one smoother for every level, coarsest first.
+
+    Parameters
+    ----------
+    cycle : NestedIteration, VCycle or FullMultigrid
+    num_levels : int
+
+    Returns
+    -------
+    tuple of Smoother
+
+    Raises
+    ------
+    KanmgValueError
+        If the cycle has another number of smoothers.
+    """
     smoothers = cycle.smoother if isinstance(cycle.smoother, tuple) else (cycle.smoother,) * num_levels
     if len(smoothers) != num_levels:
         raise KanmgValueError(

@@ -111,8 +111,8 @@ def choose_method(problem: Problem, hierarchy: Hierarchy) -> tuple[Cycle, str]:
 def _for_batches(problem: Problem, num_levels: int) -> tuple[Cycle, str]:
     """Return Adam; the last coefficients of the finest level may be worse than those of a coarser one, also on it."""
     reason = (
-        "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, or "
-        f"{_LEAST_STEPS_ON_BATCHES} steps if that is more, which fall"
+        "`method=None` chose nested iteration with Adam, which bears mini-batches: 30 epochs a level, but "
+        f"at least {_LEAST_STEPS_ON_BATCHES} steps, whose lengths fall"
     )
     hold_back = 0.0
     if isinstance(problem, Regression):

@@ -99,8 +99,7 @@ class Run:
     ) -> None:
         has_batches = problem.steps_per_epoch > 1
         typical_loss = functools.cache(functools.partial(loss_of_zero, problem, hierarchy[0], home))
-        self._problem = problem
-        self._hierarchy = hierarchy
+        self._problem, self._hierarchy = problem, hierarchy
         self._home, self._standardisation = home, standardisation
         self._program = program
         self._machine = Machine(problem, hierarchy, program, theta, draw)
@@ -134,7 +133,13 @@ class Run:
             If a hidden value leaves its interval and `outside="error"`; with the same attached.
         """
         try:
-            return self._finish(self._begin_and_complete())
+            try:
+                self._resume_or_start()
+            except KeyboardInterrupt:  # of the first callback
+                if not self._history:
+                    raise
+                return self._finish(Status.INTERRUPTED)
+            return self._finish(self._complete())
         except (CheckpointError, DomainError) as error:
             if self._history:
                 self._callback = None
@@ -144,16 +149,6 @@ class Run:
             raise
         finally:
             self._progress.close()
-
-    def _begin_and_complete(self) -> Status:
-        """Start, or go on, and come to an end; what the first callback interrupts has its initial coefficients."""
-        try:
-            self._resume_or_start()
-        except KeyboardInterrupt:
-            if not self._history:
-                raise
-            return Status.INTERRUPTED
-        return self._complete()
 
     def _complete(self) -> Status:
         """Execute the program from where it is to its end, and fair the result."""

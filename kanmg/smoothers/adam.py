@@ -53,8 +53,9 @@ class Adam(Smoother[AdamState]):
     ramp : int, default 10
         Step t of the first `ramp` steps is shortened to t / `ramp`; 0: no ramp.
     schedule : callable, optional
-        Factor of the step size as a function of the number of steps done on the level, such as
-        `lambda count: 0.99**count`. A named function of a module lets a checkpoint recognise its run.
+        Factor of the step size, a finite number of at least 0, as a function of the number of steps done on the level,
+        such as `kanmg.OneCycle(1000)` or `lambda count: 0.99**count`. A named function of a module lets a checkpoint
+        recognise its run.
 
     References
     ----------
