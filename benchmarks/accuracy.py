@@ -60,7 +60,7 @@ ROWS = {
     ),
     "Poisson 5-D": Row(lambda s: gallery.poisson5d(seed=s), 1e-8, 60),
     "Kovasznay": Row(lambda s: gallery.kovasznay(seed=s), 1e-4, 120),
-    "Burgers 1e-2": Row(lambda s: gallery.burgers(seed=s, nu=0.01), 2e-5, 120),
+    "Burgers 1e-2": Row(lambda s: gallery.burgers(seed=s, nu=0.01), 2e-5, 120, {"num_levels": 4}),
     "Burgers 0.01/pi": Row(lambda s: gallery.burgers(seed=s), 1e-4, 300),
     "Allen-Cahn 1e-4": Row(lambda s: gallery.allen_cahn(seed=s), 1e-3, 300),
     "inverse Burgers": Row(lambda s: gallery.inverse_burgers(seed=s), 1e-2, 120, {}, "parameter"),

@@ -1,9 +1,9 @@
 """Starts on the coarsest level: one after the other, or at once in threads with an evaluator each.
 
-`kanmg.solve` smooths one start after the other, with the compiled kernels on all threads. Here the same steps are also
-done by as many Python threads as there are threads, each of them with its own copy of the level and on one thread; and
-by as many processes that share nothing, which is what threads could gain without Python's global lock. Each process
-makes the problem itself: residuals that are local functions cannot be sent to it.
+For equations `kanmg.solve` smooths several starts at once in threads. Here the same steps are done one after the other,
+with the compiled kernels on all threads; by as many Python threads as there are threads, each of them with its own copy
+of the level and on one thread; and by as many processes that share nothing, which is what threads could gain without
+Python's global lock. Each process makes the problem itself: residuals that are local functions cannot be sent to it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ CASES: dict[str, tuple[Callable[[], gallery.ModelProblem], Cycle | None]] = {
     "KAN-1": (gallery.kan1, None),
     "ML-1": (gallery.ml1, None),
     "KAN-1, Levenberg-Marquardt": (gallery.kan1, LM),
+    "KAN-2": (gallery.kan2, None),
+    "Helmholtz": (gallery.helmholtz, None),
+    "Kovasznay": (gallery.kovasznay, None),
     "Burgers": (gallery.burgers, None),
     "Allen-Cahn": (gallery.allen_cahn, None),
 }

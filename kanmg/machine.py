@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from kanmg.correction import correct
 from kanmg.errors import KanmgValueError
 from kanmg.event import Event
 from kanmg.position import Position
@@ -24,9 +25,10 @@ from kanmg.program import (
     Weigh,
 )
 from kanmg.refit import refitted
-from kanmg.smoothers.line_search import Point, downhill
-from kanmg.stack import Frame, Known, Remembering, Stack, Start
+from kanmg.smoothing import is_over, smooth, with_loss
+from kanmg.stack import Frame, Stack, Start
 from kanmg.starts import is_outstanding
+from kanmg.starts_ahead import StartAhead, StartsAhead, starts_at
 from kanmg.vectors import norm
 
 if TYPE_CHECKING:
@@ -36,15 +38,10 @@ if TYPE_CHECKING:
     from kanmg.hierarchy import Hierarchy
     from kanmg.history import RecordEvent
     from kanmg.problems.base import Problem
+    from kanmg.stack import Known
     from kanmg.weighting import Weights
 
 __all__ = ["Machine"]
-
-# A correction that so many trials cannot shorten into a decrease comes from a bad coarse model.
-MAX_TRIALS = 5
-
-# Smoothing is idle if so many steps together lower the loss by less than the part of it that `Smooth.idle` says.
-IDLE_STEPS = 10
 
 
 class Machine:
@@ -93,12 +90,14 @@ class Machine:
     ) -> None:
         self._program, self._problem, self._hierarchy = program, problem, hierarchy
         self._drawn, self.attempt = draw, 0
+        self._ahead = StartsAhead(problem, hierarchy[program.start])
         self._stack = Stack(problem, hierarchy, program.fractions)
         self._transfers = self._stack.transfers
         self._go_to_begin(theta)
 
     def _go_to_begin(self, theta: Array) -> None:
         """Stand before the first instruction."""
+        self._ahead.end()
         self._initial = theta
         # The best starts of the choice at hand, best first, and those of the choice before, which are resumed.
         self._found: tuple[Start, ...] = ()
@@ -222,7 +221,7 @@ class Machine:
         if isinstance(instruction, Choose):
             return self._choose(instruction.level, instruction.keep)
         if isinstance(instruction, Resume):
-            return self._resume(instruction.level, instruction.rank)
+            return self._resume(instruction)
         if isinstance(instruction, Refit):
             return self._refit(instruction.level)
         return self._restate(instruction)
@@ -238,42 +237,32 @@ class Machine:
         return self._begin_frame("pose", level, Frame(stack[level].theta, ease=instruction.ease))
 
     def _smooth(self, instruction: Smooth) -> Event:
-        """Do one step of a smoother."""
-        level, smoother = instruction.level, instruction.smoother
+        """Do one step of a smoother, or take it from the thread that has done it."""
+        level = instruction.level
         frame, stack = self._stack[level], self._stack
-        start, state = frame.theta, frame.state
-        model = stack.model(level, self.batch)
-        if frame.known is not None and not stack.has_batches:
-            model = Remembering(model, start, frame.known)
-        if state is None:
-            state = smoother.init(model, start)
-        theta, state, record = smoother.step(model, start, state)
+        start, ahead = frame.theta, self._begin_ahead(level)
+        if ahead is not None:
+            smoothed, work = ahead.take()
+            stack.add_work(work)
+        else:
+            model, known = stack.model(level, self.batch), None if stack.has_batches else frame.known
+            smoothed = smooth(instruction.smoother, model, start, frame.state, known)
 
-        known = smoother.known(state)
-        frame.theta, frame.state = theta, state
-        frame.known = Known(*known) if known is not None and not stack.has_batches else None
-        if theta is not start:
+        frame.theta, frame.state, known, record = smoothed
+        frame.known = None if stack.has_batches else known
+        if frame.theta is not start:
             self.changed |= level == self.top
             frame.lifted = stack.lifted(level)
         self.stalled = record.stalled
         self.batch += 1
-        before = self._losses[-IDLE_STEPS:] if self.position.step else ()
-        self._losses = (*before, record.loss)
+        self._losses = with_loss(self._losses if self.position.step else (), record.loss)
         self.position.step += 1
-        is_over = self.position.step == instruction.steps or record.stalled or not frame.is_plausible(record.loss)
-        if is_over or self._is_idle(instruction.idle):
+        step = self.position.step
+        if is_over(instruction, step, self._losses, stalled=record.stalled) or not frame.is_plausible(record.loss):
             self._finish_smoothing(instruction)
-        evaluated = start if known is None else theta
+        evaluated = start if known is None else frame.theta
         numbers = record.loss, record.gradient_norm, record.step_size
         return Event("smooth", level, evaluated, *numbers, frame.fraction, frame.ease)
-
-    def _is_idle(self, idle: float) -> bool:
-        """Whether the last steps together have lowered the loss by less than this part of it."""
-        return (
-            idle > 0.0
-            and len(self._losses) > IDLE_STEPS
-            and self._losses[0] - self._losses[-1] < idle * abs(self._losses[0])
-        )
 
     def _finish_smoothing(self, instruction: Smooth) -> None:
         """Move on; the smoother's state is kept for the level's next smoothing, unless that is another smoother's."""
@@ -288,6 +277,7 @@ class Machine:
         """Make the coefficients of a level those of the next one."""
         theta, weights = self._transfers[level].prolong(self._stack[level].theta), self._stack[level].weights
         self._stack.drop(level)
+        self._ahead.end()
         self.top = level + 1
         return self._begin_frame("prolong", self.top, Frame(theta, weights=weights))
 
@@ -295,20 +285,51 @@ class Machine:
 
     def _draw(self, instruction: Draw) -> Event:
         """Begin one of several starts; the loss of others than the first is evaluated only if a smoother uses it."""
-        level, number, theta = instruction.level, instruction.number, self._initial
-        if number > 0:
-            if self._drawn is None:
-                raise KanmgValueError(
-                    f"the method's program draws start {number}, but `initial` was given. Write `Draw` only if "
-                    "`program(hierarchy, start)` is called without `start`."
-                )
-            theta = self._drawn(level, self.attempt * self._program.num_starts + number)
-        self._stack.put(level, Frame(theta, fraction=instruction.fraction, ease=instruction.ease))
+        level, number, ahead = instruction.level, instruction.number, self._ahead.at(self.position.index + 1)
+        frame = self._drawn_frame(instruction, None if ahead is None else ahead.theta)
+        self._stack.put(level, frame)
         self.position.advance()
         if self._begins_with_gradient(level):
             return self._event("start", level)
         loss = self._stack.loss(level) if number == 0 else math.nan
-        return Event("start", level, theta, loss, fraction=instruction.fraction, ease=instruction.ease)
+        return Event("start", level, frame.theta, loss, fraction=instruction.fraction, ease=instruction.ease)
+
+    def _drawn_frame(self, instruction: Draw, theta: Array | None = None) -> Frame:
+        """Return the frame that a start begins with, and draw its coefficients unless they are at hand."""
+        if instruction.number == 0:
+            theta = self._initial
+        if theta is None:
+            if self._drawn is None:
+                raise KanmgValueError(
+                    f"the method's program draws start {instruction.number}, but `initial` was given. Write `Draw` "
+                    "only if `program(hierarchy, start)` is called without `start`."
+                )
+            theta = self._drawn(instruction.level, self.attempt * self._program.num_starts + instruction.number)
+        return Frame(theta, fraction=instruction.fraction, ease=instruction.ease)
+
+    def _kept_frame(self, instruction: Resume) -> Frame | None:
+        """Return the frame of a start that goes on; None if fewer have been kept."""
+        if instruction.rank >= len(self._kept):
+            return None
+        start = self._kept[instruction.rank]
+        fraction = self._stack.fraction(instruction.level)
+        return Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease)
+
+    def _begin_ahead(self, level: int) -> StartAhead | None:
+        """Return the start at hand if a thread smooths it; let threads begin with it and the next ones if that pays."""
+        at_hand, fraction = self._stack[level], self._stack[level].fraction
+        if fraction is not None and self._ahead.pays and self._ahead.at(self.position.index) is None:
+            starts = {}
+            for number, begin, instruction in starts_at(self.position):
+                frame: Frame | None = at_hand
+                if number > self.position.index:
+                    frame = self._drawn_frame(begin) if isinstance(begin, Draw) else self._kept_frame(begin)
+                if frame is not None:
+                    problem = self._stack.objective_of_start(level, fraction, frame.ease).problem
+                    progress = (self.position.step, self._losses) if frame is at_hand else ()
+                    starts[number] = StartAhead(problem, instruction, frame, *progress)
+            self._ahead.begin(starts)
+        return self._ahead.at(self.position.index)
 
     def _choose(self, level: int, keep: int) -> Event:
         """Compare a start with the best ones before; what follows begins as a run from the best one's coefficients."""
@@ -329,18 +350,16 @@ class Machine:
         self.position.advance()
         return Event("choose", level, theta, loss, gradient_norm, fraction=1.0, ease=ease)
 
-    def _resume(self, level: int, rank: int) -> Event:
+    def _resume(self, instruction: Resume) -> Event:
         """Go on with one of the best starts; if fewer have been found, with the choice that follows."""
-        if rank == 0:
+        if instruction.rank == 0:
             self._kept, self._found = self._found, ()
-        fraction = self._stack.fraction(level)
-        if rank >= len(self._kept):
-            frame = self._stack[level]
-            self.pass_over()
-            return Event("resume", level, frame.theta, math.nan, fraction=fraction, ease=frame.ease)
-        start = self._kept[rank]
-        frame = Frame(start.theta, known=start.known, fraction=fraction, ease=start.ease)
-        return self._begin_frame("resume", level, frame)
+        level, frame = instruction.level, self._kept_frame(instruction)
+        if frame is not None:
+            return self._begin_frame("resume", level, frame)
+        frame = self._stack[level]
+        self.pass_over()
+        return Event("resume", level, frame.theta, math.nan, fraction=self._stack.fraction(level), ease=frame.ease)
 
     def _refit(self, level: int) -> Event:
         """Begin a start with hidden values moved back; the coefficients as they are remain to be chosen."""
@@ -364,6 +383,8 @@ class Machine:
     def pass_over(self) -> None:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
         self._is_passed_over = True
+        if (ahead := self._ahead.at(self.position.index)) is not None:
+            ahead.is_given_up = True
         while not isinstance(self.position.instruction, Choose):
             self.position.advance()
 
@@ -371,36 +392,15 @@ class Machine:
 
     def _ascend(self, level: int) -> Event:
         """Correct a level by what was found on the one below."""
-        coarse = self._stack[level - 1]
-        if coarse.correction is None:
-            raise KanmgValueError(
-                f"the method's program ascends to level {level} but has not descended from it. Write "
-                f"`Descend({level})` before `Ascend({level})`."
-            )
-        direction = self._stack.transfer(level).prolong(coarse.theta - coarse.correction.origin)
-        self._stack.drop(level - 1)
+        corrected = correct(self._stack, level)
         self.position.advance()
-        if coarse.correction.tau is None and direction.any():
-            return self._add(level, direction, coarse.lifted)
-        point = self._search(level, direction)
-        if point is None:
+        if corrected is None:
             return self._event("correct", level, step_size=0.0)
-        self._move(level, point.theta, Known(point.loss, point.gradient))
-        return self._event("correct", level, step_size=point.step)
-
-    def _add(self, level: int, direction: Array, known: Known | None) -> Event:
-        """Add a correction as it is: the coarse level has minimised the fine level's own loss."""
-        theta = self._stack[level].theta + direction
+        theta, known, step = corrected
         self._move(level, theta, known)
         if known is not None or self._begins_with_gradient(level):
-            return self._event("correct", level, step_size=1.0)
-        return Event("correct", level, theta, math.nan, step_size=1.0)
-
-    def _search(self, level: int, direction: Array) -> Point | None:
-        """Search along a correction for a lower loss on all samples."""
-        known = self._stack.known(level)
-        theta, model = self._stack[level].theta, self._stack.model(level)
-        return downhill(model, theta, known.loss, known.gradient, direction, 1.0, MAX_TRIALS)
+            return self._event("correct", level, step_size=step)
+        return Event("correct", level, theta, math.nan, step_size=step)
 
     def _move(self, level: int, theta: Array, known: Known | None) -> None:
         """Replace a level's coefficients from outside its smoother, which starts afresh."""
@@ -410,9 +410,17 @@ class Machine:
 
     def _event(self, kind: RecordEvent, level: int, *, step_size: float = math.nan) -> Event:
         """Report loss and gradient norm of a level's coefficients."""
-        known, frame = self._stack.known(level), self._stack[level]
+        frame, ahead = self._stack[level], self._ahead.at(self.position.index)
+        if frame.known is None and ahead is not None:
+            frame.known, work = ahead.take()
+            self._stack.add_work(work)
+        known = self._stack.known(level)
         gradient_norm = norm(known.gradient)
         return Event(kind, level, frame.theta, known.loss, gradient_norm, step_size, frame.fraction, frame.ease)
+
+    def close(self) -> None:
+        """Let the threads end that smooth starts ahead."""
+        self._ahead.end()
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -430,6 +438,7 @@ class Machine:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from where `snapshot` was taken."""
+        self._ahead.end()
         self.position.restore(snapshot["position"])
         self.batch, self.top, self.attempt = snapshot["numbers"]
         if self.attempt:

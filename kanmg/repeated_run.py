@@ -65,7 +65,7 @@ class RepeatedRun(Run):
                 self._record_attempt("retry", self._earlier)
                 self._progress.extend(self._program.num_steps(self._num_cycles))
                 self.monitor = self.monitor.renewed()
-                self._lowest_losses, self._since_validation, self._since_confirmation = [], 0, 0
+                self._lowest_losses, self._validation.since, self._since_confirmation = [], 0, 0
                 self._note(self._machine.begin_again(), cycle)
                 return Status.INTERRUPTED if interrupts.requested else None
         except DomainError:

@@ -23,6 +23,7 @@ from kanmg.objective import loss_of_zero
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
 from kanmg.summary import write_message
+from kanmg.validation import Validation
 from kanmg.vectors import to_host
 
 if TYPE_CHECKING:
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
     from kanmg.problems.standardisation import Standardisation
     from kanmg.program import Program
 
-__all__ = ["STOPPED", "VALIDATION_INTERVAL", "Run"]
-
-# Records between two validation losses, where an epoch has not more.
-VALIDATION_INTERVAL = 10
+__all__ = ["STOPPED", "Run"]
 
 # So many cycles in a row that together lower the loss by less than this part of it are the last.
 IDLE_CYCLES, IDLE_DECREASE = 3, 1e-6
@@ -107,18 +105,15 @@ class Run:
         self.monitor = Monitor(len(hierarchy) - 1, has_batches, rtol, atol, patience, typical_loss, **choice)
         self._num_cycles = program.num_cycles if max_cycles is None else max_cycles
         self._epoch = problem.steps_per_epoch
-        interval = max(VALIDATION_INTERVAL, self._epoch)
-        self._interval = interval if patience is None else min(interval, patience)
+        self._validation = Validation(problem, hierarchy, patience)
         self._callback = callback
         self._checkpoint = checkpoint
         self._remark = remark
         self._progress = Progress(program.num_steps(self._num_cycles), progress)
         self._history = History()
         self._steps = 0
-        self._since_validation = 0
         self._since_confirmation = 0
         self._lowest_losses: list[float] = []
-        self._has_validation = True
         self._was_stopped = False
         self._begin = time.perf_counter()
 
@@ -148,6 +143,7 @@ class Run:
                 error.solution = self._solution(Status.CHECKPOINT_FAILED if is_file else Status.LEFT_DOMAIN)
             raise
         finally:
+            self._machine.close()
             self._progress.close()
 
     def _complete(self) -> Status:
@@ -198,8 +194,8 @@ class Run:
         self._steps += event.kind == "smooth"
         validation_loss = math.nan
         if event.level == machine.top:
-            if self._has_validation:
-                validation_loss = self._validation_loss(event)
+            if self._validation.exists:
+                validation_loss = self._validation.loss(event, machine, is_first=not self._history)
             if event.fraction is not None:
                 self._observe_start(event, validation_loss)
             else:
@@ -230,22 +226,6 @@ class Run:
                 self._callback(record)
             except StopIteration:
                 self._was_stopped = True
-
-    def _validation_loss(self, event: Event) -> float:
-        """Evaluate the validation loss if it is due, else return NaN."""
-        self._since_validation += 1
-        if event.fraction is not None:
-            theta, is_due = event.theta, not self._history or (event.kind == "choose" and math.isfinite(event.loss))
-        else:
-            ends_smoothing = event.kind == "smooth" and self._machine.position.step == 0
-            theta = self._machine.theta
-            is_due = event.kind == "start" or ends_smoothing or self._since_validation >= self._interval
-        if not is_due:
-            return math.nan
-        self._since_validation = 0
-        loss = self._problem.validation_loss(self._hierarchy[event.level].evaluator, theta)
-        self._has_validation = loss is not None
-        return math.nan if loss is None else loss
 
     def _observe_start(self, event: Event, validation_loss: float) -> None:
         """Watch one of several starts; a failure ends the run only if there is no other start."""
@@ -409,7 +389,7 @@ class Run:
             if self._history:
                 self._write_beside(error)
             raise
-        if self.monitor.patience is not None and not self._has_validation:
+        if self.monitor.patience is not None and not self._validation.exists:
             raise KanmgValueError(
                 f"`patience={self.monitor.patience}` watches the validation loss, but the problem holds no data back. "
                 "Write e.g. `kanmg.Regression(x, y, validation=0.1)`, or leave `patience` out."
@@ -428,7 +408,7 @@ class Run:
             "machine": self._machine.snapshot(),
             "monitor": self.monitor.snapshot(),
             "history": self._history.columns(),
-            "counters": (self._steps, self._since_validation, self._since_confirmation),
+            "counters": (self._steps, self._validation.since, self._since_confirmation),
             "lowest_losses": self._lowest_losses,
             "seconds": time.perf_counter() - self._begin,
         }
@@ -445,6 +425,6 @@ class Run:
         self._machine.restore(content["machine"])
         self.monitor.restore(content["monitor"])
         self._history = History.from_columns(content["history"])
-        self._steps, self._since_validation, self._since_confirmation = content["counters"]
+        self._steps, self._validation.since, self._since_confirmation = content["counters"]
         self._lowest_losses = content["lowest_losses"]
         self._begin = time.perf_counter() - content["seconds"]

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kanmg.derived_objectives import GalerkinObjective, ShiftedObjective
 from kanmg.errors import KanmgValueError
 from kanmg.objective import Objective
@@ -225,6 +227,10 @@ class Stack:
             self._objectives[key] = Objective(_eased(problem, frame.ease), self._hierarchy[level])
         return self._objectives[key]
 
+    def objective_of_start(self, level: int, fraction: float, ease: float) -> Objective:
+        """Return what one of several starts minimises on a part of the samples."""
+        return self._objective(level, fraction, Frame(np.empty(0), ease=ease))
+
     def _stated(self, drawn: Drawn | None) -> Problem:
         """Return the problem with its own weights."""
         return self._problem if drawn is None else self._problem.with_drawn(drawn)
@@ -315,7 +321,7 @@ class Stack:
         if frame.known is not None and frame.fraction == 1.0:
             loss = frame.known.loss
         else:
-            objective = self._objective(level, 1.0, Frame(frame.theta, ease=frame.ease))
+            objective = self.objective_of_start(level, 1.0, frame.ease)
             objective.batch = None
             loss = objective.value(frame.theta)
         known = frame.known if frame.fraction == self._fractions[level] else None

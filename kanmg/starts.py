@@ -46,6 +46,10 @@ class Starts:
     diverges or is not finite is passed over. After the last choice the run is the one that begins with `initial=` the
     chosen coefficients, to the last bit, unless a `Continuation` follows.
 
+    Where a problem is given by equations, as many starts are smoothed at once as torch may use threads
+    (`torch.set_num_threads`): residuals are called in several threads. Every start does the steps that it would do
+    alone, and records come in the same order.
+
     Start 0 begins with the coefficients that `seed` gives without this option, start i with those of
     `kanmg.initial_coefficients(..., seed=numpy.random.SeedSequence(seed, spawn_key=(i,)))`.
 

@@ -46,7 +46,8 @@ class Smoother(ABC, Generic[State]):
     """A few optimisation steps on one objective.
 
     A smoother is a frozen configuration. What it remembers between steps is a value, the state, which belongs to one
-    level and is owned by the driver: no method changes its arguments, and equal arguments give equal bits.
+    level and is owned by the driver: no method changes its arguments, equal arguments give equal bits, and several
+    threads may call it at once, for several starts.
 
     Notes
     -----

@@ -1,0 +1,209 @@
+"""Starts that threads smooth ahead: the same run as one start after the other, and no thread is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import kanmg
+from kanmg.errors import ConvergenceError
+from kanmg.starts_ahead import StartsAhead
+
+NU = kanmg.Constant("nu", 0.1, easier=0.4)
+POINTS = kanmg.sampling.sobol([(-1.0, 1.0), (-1.0, 1.0)], 200, seed=0)
+WORKERS = []
+
+
+def equation(x, u):
+    WORKERS.append(threading.current_thread().name)
+    return u.value - NU * u.d("x", "x") - torch.sin(3.0 * x[:, 0]) * torch.exp(x[:, 1])
+
+
+def boundary(x, u):
+    return u.value * (1.0 + x[:, 1])
+
+
+PROBLEM = kanmg.Collocation(
+    coordinates=("x", "y"),
+    fields=("u",),
+    terms=[kanmg.Term("equation", equation, POINTS), kanmg.Term("boundary", boundary, POINTS[:20])],
+)
+HIERARCHY = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=3, num_levels=2)
+NUMBER = 5
+STARTS = kanmg.Starts(NUMBER, steps=6, fraction=0.5, keep=2, further_steps=4, more=2)
+METHOD = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=3, starts=STARTS, continuation=2, refit=1)
+METHODS = {
+    "Levenberg-Marquardt": METHOD,
+    "attempts": dataclasses.replace(METHOD, continuation=None, retries=1),
+    "L-BFGS": dataclasses.replace(METHOD, smoother=kanmg.LBFGS()),
+    "Adam": dataclasses.replace(METHOD, smoother=kanmg.Adam(), refit=0),
+    "idle": dataclasses.replace(METHOD, starts=kanmg.Starts(3, steps=30), idle=0.5),
+    "full multigrid": kanmg.FullMultigrid(kanmg.LBFGS(), starts=STARTS, pre_steps=1, post_steps=1, coarse_steps=2),
+}
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+    assert not threads_of_starts()
+
+
+def threads_of_starts():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("kanmg-start")]
+
+
+def solve(method=METHOD, threads=2, **options):
+    """Solve with this number of threads; returns the solution, and whether threads have evaluated the residuals."""
+    torch.set_num_threads(threads)
+    WORKERS.clear()
+    solution = kanmg.solve(PROBLEM, HIERARCHY, method=method, seed=3, throw=False, progress=False, **options)
+    return solution, any(name.startswith("kanmg-start") for name in WORKERS)
+
+
+def timeless(records):
+    return [repr(record._replace(seconds=0.0)) for record in records]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_threads_change_no_bit(method):
+    (one, by_threads), (two, ahead) = solve(method, 1), solve(method, 2)
+    assert ahead
+    assert not by_threads
+    assert one.coefficients.tobytes() == two.coefficients.tobytes()
+    assert timeless(one.history) == timeless(two.history)
+    assert one.work_units == two.work_units
+    assert one.message == two.message
+    assert {record.event for record in two.history} >= {"start", "smooth", "choose", "prolong"}
+
+
+def test_more_threads_than_starts():
+    assert solve(threads=32)[0].coefficients.tobytes() == solve(threads=1)[0].coefficients.tobytes()
+
+
+@pytest.mark.parametrize("method", [METHOD, METHODS["attempts"]], ids=["continuation", "attempts"])
+def test_a_run_that_is_stopped_after_any_record_ends_with_the_same_bits(method, tmp_path):
+    expected, _ = solve(method)
+    solution, count, rng = None, 0, np.random.default_rng(0)
+    while solution is None or solution.status is kanmg.Status.STOPPED_BY_CALLBACK:
+        last = count + int(rng.integers(1, 6))
+
+        def stop(_record, last=last):
+            nonlocal count
+            count += 1
+            if count >= last:
+                raise StopIteration
+
+        solution, _ = solve(method, checkpoint=tmp_path / "run", callback=stop)
+        assert not threads_of_starts()
+    assert solution.coefficients.tobytes() == expected.coefficients.tobytes()
+    assert timeless(solution.history) == timeless(expected.history)
+
+
+class FailingCollocation(kanmg.Collocation):
+    """A problem whose loss is not a number near what some starts begin with."""
+
+    failing = ()
+
+    def loss_and_gradient(self, evaluator, theta, batch=None):
+        loss, gradient = super().loss_and_gradient(evaluator, theta, batch)
+        is_near = any(len(theta) == len(bad) and np.abs(theta - bad).max() < 1e-3 for bad in self.failing)
+        return math.nan if is_near else loss, gradient
+
+
+def drawn(number):
+    sequence = np.random.SeedSequence(3, spawn_key=(number,)) if number else 3
+    return kanmg.initial_coefficients(HIERARCHY[0].network, PROBLEM.training_inputs(), seed=sequence)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (2,), (1, 4), (0, 1, 2)])
+def test_starts_that_fail_are_passed_over(numbers):
+    problem = FailingCollocation(coordinates=("x", "y"), fields=("u",), terms=PROBLEM.terms)
+    problem.failing = tuple(map(drawn, numbers))
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=dataclasses.replace(STARTS, more=0))
+    solutions = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        solutions.append(kanmg.solve(problem, HIERARCHY, method=method, seed=3, progress=False))
+    assert np.isnan(solutions[1].history.starts).tolist() == [number in numbers for number in range(NUMBER)]
+    assert timeless(solutions[0].history) == timeless(solutions[1].history)
+    assert solutions[0].coefficients.tobytes() == solutions[1].coefficients.tobytes()
+
+
+class BrokenError(Exception):
+    """What a residual raises."""
+
+
+def breaking(after, error):
+    """A problem whose residual raises, or is not a number, when it has been called so often."""
+    calls = [0]
+
+    def residual(x, u):
+        calls[0] += 1
+        if calls[0] > after[0]:
+            if error is not None:
+                raise error
+            return u.value * math.nan
+        return u.value - torch.sin(3.0 * x[:, 0])
+
+    return kanmg.Collocation(
+        coordinates=("x", "y"), fields=("u",), terms=[kanmg.Term("residual", residual, POINTS)]
+    ), calls
+
+
+@pytest.mark.parametrize("after", [0, 7, 40])
+def test_what_a_residual_raises_is_raised(after):
+    limit = [10**9]
+    problem, calls = breaking(limit, BrokenError("at this point"))
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=kanmg.Starts(6, steps=20))
+    limit[0] = calls[0] + 1 + after
+    with pytest.raises(BrokenError, match="at this point"):
+        kanmg.solve(problem, HIERARCHY, method=method, progress=False)
+    assert not threads_of_starts()
+
+
+def test_if_all_starts_fail_the_run_fails():
+    limit = [10**9]
+    problem, calls = breaking(limit, None)
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=kanmg.Starts(4, steps=20))
+    limit[0] = calls[0] + 30
+    with pytest.raises(ConvergenceError) as info:
+        kanmg.solve(problem, HIERARCHY, method=method, progress=False)
+    assert info.value.solution.status is kanmg.Status.NON_FINITE
+    assert np.isfinite(info.value.solution.coefficients).all()
+
+
+def test_an_interrupt_ends_the_threads():
+    seen = []
+
+    def interrupt(record):
+        seen.append(record.event)
+        if seen.count("choose") == 2:
+            raise KeyboardInterrupt
+
+    solution, ahead = solve(callback=interrupt)
+    assert ahead
+    assert solution.status is kanmg.Status.INTERRUPTED
+    assert not threads_of_starts()
+
+
+@pytest.mark.parametrize(
+    ("problem", "evaluator", "threads", "pays"),
+    [
+        (PROBLEM, "cpu", 2, True),
+        (PROBLEM, "cpu", 1, False),
+        (PROBLEM, "reference", 2, False),
+        (kanmg.Regression(POINTS, POINTS[:, :1]), "cpu", 2, False),
+    ],
+)
+def test_where_threads_pay(problem, evaluator, threads, pays):
+    torch.set_num_threads(threads)
+    hierarchy = kanmg.uniform_hierarchy((2, 1), degree=3, num_intervals=3, num_levels=1, evaluator=evaluator)
+    assert StartsAhead(problem, hierarchy[0]).pays is pays
