@@ -31,9 +31,14 @@ def check_smoothers(cycle: Any, *names: str) -> None:
         given = getattr(cycle, name)
         if name == "coarse_smoother" and given is None:
             continue
-        if name == "smoother" and isinstance(given, list):
+        if name == "smoother" and isinstance(given, list | np.ndarray):
             given = tuple(given)
             object.__setattr__(cycle, name, given)
+        if given == ():
+            raise KanmgValueError(
+                f"`{type(cycle).__name__}` got `{name}=()`, no smoother at all. Pass one, e.g. `kanmg.LBFGS()`, or one "
+                "for each level."
+            )
         for smoother in given if name == "smoother" and isinstance(given, tuple) else (given,):
             if not isinstance(smoother, Smoother):
                 hint = f" Write `{smoother.__name__}(...)`." if isinstance(smoother, type) else ""

@@ -364,12 +364,17 @@ def _per_level(cycle: Any, name: str, num_levels: int, steps: Steps | None = Non
     if not isinstance(steps, tuple):
         return (steps,) * num_levels
     if len(steps) != num_levels:
-        which = "levels" if name == "steps" and isinstance(cycle, NestedIteration) else "levels above the coarsest"
+        which = "" if name == "steps" and isinstance(cycle, NestedIteration) else " above the coarsest"
         raise KanmgValueError(
-            f"`{type(cycle).__name__}` got `{name}={steps}`, {len(steps)} numbers, but the hierarchy has {num_levels} "
-            f"{which}. Pass a tuple of {num_levels}, coarser levels first, or one integer for all."
+            f"`{type(cycle).__name__}` got `{name}={steps}`, {len(steps)} numbers, but the hierarchy has "
+            f"{_counted(num_levels)}{which}. Pass a tuple of {num_levels}, coarser levels first, or one integer for "
+            "all."
         )
     return steps
+
+
+def _counted(num_levels: int) -> str:
+    return f"{num_levels} level{'' if num_levels == 1 else 's'}"
 
 
 def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
@@ -380,7 +385,7 @@ def _fractions(cycle: Any, num_levels: int) -> tuple[float, ...]:
     if len(fraction) != num_levels:
         raise KanmgValueError(
             f"`{type(cycle).__name__}` got `coarse_fraction={fraction}`, {len(fraction)} numbers, but the hierarchy "
-            f"has {num_levels} levels. Pass a tuple of {num_levels}, coarsest first, or one number."
+            f"has {_counted(num_levels)}. Pass a tuple of {num_levels}, coarsest first, or one number."
         )
     return fraction
 
@@ -405,8 +410,8 @@ def smoothers_of_levels(cycle: NestedIteration | VCycle | FullMultigrid, num_lev
     smoothers = cycle.smoother if isinstance(cycle.smoother, tuple) else (cycle.smoother,) * num_levels
     if len(smoothers) != num_levels:
         raise KanmgValueError(
-            f"`{type(cycle).__name__}` got {len(smoothers)} smoothers, but the hierarchy has {num_levels} levels. Pass "
-            f"a tuple of {num_levels}, coarsest level first, or one smoother for all."
+            f"`{type(cycle).__name__}` got {len(smoothers)} smoothers, but the hierarchy has "
+            f"{_counted(num_levels)}. Pass a tuple of {num_levels}, coarsest level first, or one smoother for all."
         )
     return smoothers if cycle.coarse_smoother is None else (cycle.coarse_smoother, *smoothers[1:])
 

@@ -22,7 +22,7 @@ from kanmg.monitor import Monitor
 from kanmg.objective import loss_of_zero
 from kanmg.progress import Interrupts, Progress
 from kanmg.solution import Solution
-from kanmg.summary import write_message
+from kanmg.summary import describe_failure, write_message
 from kanmg.validation import Validation
 from kanmg.vectors import to_host
 
@@ -115,6 +115,7 @@ class Run:
         self._since_confirmation = 0
         self._lowest_losses: list[float] = []
         self._was_stopped = False
+        self._last: Event | None = None
         self._begin = time.perf_counter()
 
     def execute(self) -> Solution:
@@ -190,7 +191,7 @@ class Run:
 
     def _note(self, event: Event, cycle: int) -> None:
         """Record an event and show it to whom it may concern."""
-        machine = self._machine
+        machine, self._last = self._machine, event
         self._steps += event.kind == "smooth"
         validation_loss = math.nan
         if event.level == machine.top:
@@ -338,6 +339,12 @@ class Run:
                 loss = self._problem.loss(self._hierarchy[best.level].evaluator, best.theta)
         return loss
 
+    def _failing_terms(self, status: Status) -> str:
+        """Say which terms have ended the run."""
+        if status is not Status.NON_FINITE or self._last is None:
+            return ""
+        return describe_failure(self._problem, self._hierarchy[self._last.level].evaluator, self._last)
+
     def _solution(self, status: Status) -> Solution:
         best, loss = self.monitor.best, self._loss_of_result()
         network = self._hierarchy[best.level].network
@@ -361,7 +368,7 @@ class Run:
                 self._history,
                 status,
                 loss,
-                self._remark,
+                "\n".join(filter(None, (self._failing_terms(status), self._remark))),
                 say_what_is_undetermined(values, margins),
             ),
             history=self._history,

@@ -10,11 +10,14 @@ import numpy as np
 from kanmg.alarms import find_alarms
 from kanmg.attempts import describe_attempts
 from kanmg.history import NOTHING_FINITE, Status
+from kanmg.problems.term_sum import TermSum
 from kanmg.program import Draw, Judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kanmg.evaluators.base import Evaluator
+    from kanmg.event import Event
     from kanmg.history import History
     from kanmg.machine import Machine
     from kanmg.monitor import Monitor
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from kanmg.program import Program
     from kanmg.weighting import Weights
 
-__all__ = ["write_message"]
+__all__ = ["describe_failure", "write_message"]
 
 
 def write_message(
@@ -45,6 +48,23 @@ def write_message(
     remedy = NOTHING_FINITE if status is Status.NON_FINITE and not steps else status.remedy
     described = _describe(problem, program, machine, monitor, history, status)
     return "\n".join(filter(None, (*alarms, status.message, numbers, *described, remedy, remark)))
+
+
+def describe_failure(problem: Problem, evaluator: Evaluator, event: Event) -> str:
+    """Say which terms of a problem, or their gradients, are no finite numbers after the event that has failed."""
+    if not isinstance(problem, TermSum):
+        return ""
+    with np.errstate(all="ignore"):
+        losses = problem.term_losses(evaluator, event.theta)
+        norms = problem.term_gradient_norms(evaluator, event.theta)
+    wrong = [name for name in losses if not math.isfinite(losses[name])]
+    what = "not finite" if wrong else "without a finite gradient"
+    wrong = wrong or [name for name in norms if not math.isfinite(norms[name])]
+    if not wrong:
+        return ""
+    listed = ", ".join(map(repr, wrong))
+    are = f"Terms {listed} are" if len(wrong) > 1 else f"Term {listed} is"
+    return f"{are} {what} there: look for quotients, roots, logarithms and powers in the residual, and for its domain."
 
 
 def _describe(

@@ -137,6 +137,11 @@ def test_every_level_may_have_a_smoother_of_its_own(cycle):
         program(cycle(smoother=own), 4)
     with pytest.raises(KanmgTypeError, match=r"got `smoother='adam'`, one of `smoother`\. Pass a smoother"):
         cycle(smoother=(LBFGS, "adam"))
+    assert cycle(smoother=np.array(own)) == cycle(smoother=own)
+    with pytest.raises(KanmgValueError, match=r"got 3 smoothers, but the hierarchy has 1 level\."):
+        program(cycle(smoother=own), 1)
+    with pytest.raises(KanmgValueError, match=r"got `smoother=\(\)`, no smoother at all"):
+        cycle(smoother=[])
 
 
 def test_fractions_shrink_level_by_level():

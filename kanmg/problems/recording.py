@@ -267,6 +267,8 @@ def _check_output(call: _Call, points: Array, fields: Sequence[str]) -> None:
         several = " Write `torch.stack([...], dim=1)` for several." if isinstance(output, tuple | list) else ""
         if isinstance(output, Field):
             several = f" Write `{output.name}.value`."
+        if isinstance(output, np.ndarray):
+            several = " Use torch's functions instead of NumPy's: of an array torch knows no derivatives."
         raise KanmgTypeError(f"the residual returned a {type(output).__name__}. It must return a tensor.{several}")
     num_points = len(points)
     if output.ndim not in (1, 2) or len(output) != num_points or 0 in output.shape:

@@ -48,7 +48,11 @@ OUTPUTS = {
     "no column": (lambda _x, u: u.value[:, None][:, :0], ShapeError, r"shape \(8, 0\)"),
     "tuple": (lambda _x, u: (u.value, u.value), KanmgTypeError, r"returned a tuple.*torch\.stack"),
     "nothing": (lambda _x, u: None, KanmgTypeError, r"returned a NoneType.*must return a tensor"),  # noqa: ARG005
-    "array": (lambda _x, u: u.value.detach().numpy(), KanmgTypeError, r"returned a ndarray"),
+    "array": (
+        lambda _x, u: u.value.detach().numpy(),
+        KanmgTypeError,
+        r"returned a ndarray.*Use torch's functions",
+    ),
     "other dtype": (lambda _x, u: u.value.float(), DtypeError, r"returned torch\.float32.*torch\.float64"),
     "integer": (lambda _x, u: (u.value > 0).long(), DtypeError, r"torch\.int64"),
     "points only": (lambda x, _u: x[:, 0], KanmgValueError, r"no gradient: it does not depend on `u`"),
@@ -384,9 +388,32 @@ def test_solve_refuses_before_it_computes():
 def test_nan_that_appears_in_a_run_is_reported_by_its_status():
     hierarchy = kanmg.uniform_hierarchy((2, 1), degree=3, num_intervals=3, num_levels=1, evaluator="reference")
     problem = make(lambda _x, u: (u.value - 0.95).log())
-    with pytest.raises(kanmg.ConvergenceError) as caught:
+    with pytest.raises(kanmg.ConvergenceError, match="\nTerm 'equation' is not finite there: look for") as caught:
         kanmg.solve(problem, hierarchy)
     assert caught.value.solution.status is kanmg.Status.NON_FINITE
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_term_without_a_finite_gradient_is_named(threads):
+    points = np.linspace(-1, 1, 20).reshape(-1, 1)
+
+    def root(_x, u):
+        # Its derivative is infinity times 0 below 0.95.
+        return (u.value - 0.95 + (u.value - 0.95).abs()).sqrt()
+
+    terms = [
+        kanmg.Term("root", root, points),
+        kanmg.Term("value", lambda x, u: u.value - x[:, 0], points),
+    ]
+    problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=3, num_levels=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(kanmg.ConvergenceError, match="\nTerm 'root' is without a finite gradient there: look"):
+            kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=3))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_residuals_that_change_tensors_in_place_are_refused():
