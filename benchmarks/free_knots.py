@@ -89,7 +89,7 @@ TARGETS = {
     "tanh(50 (x - 0.2))": Target(lambda x: np.tanh(50 * (x[:, 0] - 0.2)), (1, 1)),
     "abs(x - 0.3) + 0.3 sin 2 x": Target(lambda x: np.abs(x[:, 0] - 0.3) + 0.3 * np.sin(2 * x[:, 0]), (1, 1)),
     "abs(x + y / 2 - 0.3) + y^2": Target(
-        lambda x: np.abs(x[:, 0] + 0.5 * x[:, 1] - 0.3) + x[:, 1] ** 2, (2, 5, 1), samples=5000, seeds=2, num_levels=3
+        lambda x: np.abs(x[:, 0] + 0.5 * x[:, 1] - 0.3) + x[:, 1] ** 2, (2, 5, 1), samples=5000, num_levels=3
     ),
     "boundary layer, samples": Target(layer, (1, 1), domain=(0.0, 1.0)),
     "boundary layer, equation": Target(
@@ -97,8 +97,10 @@ TARGETS = {
     ),
     "sin pi x": Target(lambda x: np.sin(np.pi * x[:, 0]), (1, 1), is_smooth=True),
     "exp x cos 5 x": Target(lambda x: np.exp(x[:, 0]) * np.cos(5 * x[:, 0]), (1, 1), is_smooth=True),
-    "KAN-1": Target(
-        lambda x: np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2), (2, 5, 1), seeds=2, num_levels=3, is_smooth=True
+    "KAN-1": Target(lambda x: np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2), (2, 5, 1), num_levels=3, is_smooth=True),
+    "exp x y": Target(lambda x: np.exp(x[:, 0] * x[:, 1]), (2, 5, 1), num_levels=3, is_smooth=True),
+    "cos(3 x + y) sin 2 y": Target(
+        lambda x: np.cos(3 * x[:, 0] + x[:, 1]) * np.sin(2 * x[:, 1]), (2, 5, 1), num_levels=3, is_smooth=True
     ),
 }
 

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kanmg.defaults import choose_method
 from kanmg.driver import solve
 from kanmg.errors import KanmgTypeError, KanmgValueError
 from kanmg.hierarchy import Hierarchy
+from kanmg.history import Status
 from kanmg.network import Spline
+from kanmg.objective import loss_of_zero
 from kanmg.problems.base import Problem
+from kanmg.problems.collocation import Collocation
+from kanmg.splines.bspline import basis_matrix
 
 if TYPE_CHECKING:
+    from kanmg.arrays import Array
     from kanmg.cycles import Cycle
+    from kanmg.history import Record
     from kanmg.network import Network
     from kanmg.solution import Solution
 
 __all__ = ["choose_knots"]
+
+# On the coarsest level free knots must gain ten times more than cells would: smooth functions gain as much as these at
+# most, steep ones and those with kinks hundreds of times more (benchmarks/free_knots.py).
+_MARGIN = 0.1
+# So small a part of the loss of zero says that the coarsest level sees what the function is.
+_RESOLVED = 0.01
+
+# Where splines are compared with what they are to become.
+_POINTS_PER_CELL = 12
 
 
 def choose_knots(
@@ -36,13 +56,15 @@ def choose_knots(
     method : Cycle, optional
         Of both runs; by default what `kanmg.solve` uses for each.
     seed : int, default 0
+        Of the run with fixed knots. That with free ones has the next seed, and so other starts.
     **options
         As for `kanmg.solve`, of both runs; `initial` and `checkpoint` belong to one hierarchy and are refused.
 
     Returns
     -------
     Solution
-        Of `hierarchy`, or of `hierarchy.fixed()`. Its work and time are those of both runs.
+        Of `hierarchy`, or of `hierarchy.fixed()`. Its work and time are those of all runs. If the run with fixed knots
+        is interrupted, or ended by a callback, its solution.
 
     Raises
     ------
@@ -51,9 +73,16 @@ def choose_knots(
 
     Notes
     -----
-    Free knots are kept if they lower the loss at held-back samples to less than a part (C / C')^(2 k + 2) of what fixed
-    knots reach, k being the lowest degree and C and C' the numbers of coefficients, logits included: so much so many
-    more coefficients would gain for a smooth function. Problems without held-back samples are judged by the loss.
+    Free knots first show on the coarsest level whether they pay: only if they lower the loss at held-back samples there
+    to less than a tenth of (C / C')^(2 k + 2) times what fixed knots reach, k being the lowest degree and C and C' the
+    numbers of coefficients, logits included, they go on to the finest level. So much so many more coefficients would
+    gain for a smooth function. Where the coarsest level does not see what the function is, they go on in any case. On
+    the finest level they are kept if they are below the same part. Problems without held-back samples are judged by the
+    loss.
+
+    Where fixed knots are kept and layers follow each other, so that there are many minima, the one that the run with
+    free knots has found is carried over to fixed knots, by least squares for every spline, and refined: a second
+    candidate, which is returned if it is better.
 
     Examples
     --------
@@ -70,35 +99,145 @@ def choose_knots(
     if method is None:
         # Both runs must hold back the same samples.
         problem = problem.holding_back(choose_method(problem, hierarchy)[0].program(hierarchy).hold_back)
-    fixed, free = (
-        solve(problem, levels, method=method, seed=seed, **options) for levels in (hierarchy.fixed(), hierarchy)
-    )
-    losses = [_judged(problem, solution) for solution in (fixed, free)]
-    part = min(1.0, fixed.coefficients.size / free.coefficients.size)
-    degree = min(layer.degree for layer in hierarchy[0].network.layers if isinstance(layer, Spline))
-    threshold = losses[0] * part ** (2 * degree + 2)
-    keeps_free = losses[1] < threshold
-    chosen = free if keeps_free else fixed
-    remark = (
-        f"{'Free' if keeps_free else 'Fixed'} knots are kept: with fixed ones the loss compared is {losses[0]:.3e}, "
-        f"with free ones {losses[1]:.3e}, and must be below {threshold:.3e}, which as many more cells would reach."
-    )
+    uniform = hierarchy.fixed()
+    options |= {"method": method}
+    with TemporaryDirectory() as folder:
+        # Other starts: where free knots do not pay, the second run has found another minimum.
+        fixed, free = (
+            _Run(problem, levels, {**options, "seed": seed + i}, Path(folder) / str(i))
+            for i, levels in enumerate((uniform, hierarchy))
+        )
+        reached = _judged(problem, fixed.pause())
+        fixed.finish()
+        if fixed.is_stopped:
+            return fixed.solution
+        promise = _judged(problem, free.pause())
+        needed = reached * _gain_of_cells(uniform, hierarchy, 0) * _MARGIN
+        is_resolved = reached < _RESOLVED * loss_of_zero(problem, uniform[0], None)
+        if promise < needed or not is_resolved:
+            free.finish()
+    runs = [fixed.solution, free.solution]
+    if free.is_complete:
+        remark, keeps_free = _compare(problem, *runs)
+    else:
+        keeps_free = False
+        remark = (
+            f"Fixed knots are kept: on the coarsest level the loss compared is {reached:.3e} with them and "
+            f"{promise:.3e} with free ones, and only below {needed:.3e} would these have gone on."
+        )
+    chosen = runs[keeps_free]
+    if not (keeps_free or free.is_stopped) and len(uniform[0].network.layers) > 1 and math.isfinite(promise):
+        initial = _carried_over(free.solution, uniform)
+        runs.append(solve(_with_values(problem, free.solution), uniform, seed=seed, initial=initial, **options))
+        losses = [_judged(problem, run) for run in (chosen, runs[-1])]
+        remark += f" The minimum found with free knots, carried over to fixed ones, ends at {losses[1]:.3e}"
+        remark += f", which is better than {losses[0]:.3e}." if losses[1] < losses[0] else "."
+        chosen = min((chosen, losses[0]), (runs[-1], losses[1]), key=lambda pair: pair[1])[0]
     return replace(
         chosen,
         message=f"{chosen.message}\n{remark}",
-        work_units=fixed.work_units + free.work_units,
-        seconds=fixed.seconds + free.seconds,
+        work_units=sum(run.work_units for run in runs),
+        seconds=sum(run.seconds for run in runs),
     )
+
+
+class _Run:
+    """A run that pauses where it leaves the coarsest level, and then goes on to the same end as without the pause.
+
+    Attributes
+    ----------
+    solution : Solution
+    is_complete : bool
+        Whether it has come to its end.
+    is_stopped : bool
+        Whether the user has ended it.
+    """
+
+    solution: Solution
+
+    def __init__(self, problem: Problem, hierarchy: Hierarchy, options: dict[str, Any], checkpoint: Path) -> None:
+        self._arguments = problem, hierarchy
+        self._options = options | {"checkpoint": checkpoint, "callback": self._watch}
+        self._callback = options.get("callback")
+        self._is_to_pause = True
+        self.is_complete = self.is_stopped = False
+
+    def pause(self) -> Solution:
+        """Go as far as the second level, or to the end if there is none."""
+        self.solution = solve(*self._arguments, **self._options)
+        self.is_stopped |= self.solution.status is Status.INTERRUPTED
+        self.is_complete = self._is_to_pause or self.is_stopped
+        self._is_to_pause = False
+        return self.solution
+
+    def finish(self) -> None:
+        """Go to the end."""
+        if not self.is_complete:
+            self.solution = solve(*self._arguments, **self._options)
+            self.is_stopped |= self.solution.status is Status.INTERRUPTED
+            self.is_complete = True
+
+    def _watch(self, record: Record) -> None:
+        try:
+            if self._callback is not None:
+                self._callback(record)
+        except StopIteration:
+            self.is_stopped = True
+            raise
+        if self._is_to_pause and record.event == "prolong":
+            self._is_to_pause = False
+            raise StopIteration
+
+
+def _compare(problem: Problem, fixed: Solution, free: Solution) -> tuple[str, bool]:
+    """Say whether free knots are worth their parameters."""
+    losses = [_judged(problem, solution) for solution in (fixed, free)]
+    threshold = losses[0] * _gain_of_cells(fixed.hierarchy, free.hierarchy, -1)
+    keeps_free = losses[1] < threshold
+    return (
+        f"{'Free' if keeps_free else 'Fixed'} knots are kept: with fixed ones the loss compared is {losses[0]:.3e}, "
+        f"with free ones {losses[1]:.3e}, and must be below {threshold:.3e}, which as many more cells would reach."
+    ), keeps_free
+
+
+def _gain_of_cells(fixed: Hierarchy, free: Hierarchy, level: int) -> float:
+    """Return what a level's loss would be multiplied with by as many more coefficients as it has logits."""
+    networks = fixed[level].network, free[level].network
+    degree = min(layer.degree for layer in networks[0].layers if isinstance(layer, Spline))
+    part = networks[0].num_coefficients / networks[1].num_coefficients
+    return float(min(1.0, part) ** (2 * degree + 2))
 
 
 def _judged(problem: Problem, solution: Solution) -> float:
     """Return the loss that a solution is judged by."""
     level = solution.hierarchy[solution.level]
-    unknowns = [solution.parameters[name] for name in solution.parameters]
-    if unknowns:
+    if solution.parameters:
         return solution.loss
     held_back = problem.validation_loss(level.evaluator, solution.coefficients)
     return solution.loss if held_back is None else held_back
+
+
+def _carried_over(free: Solution, uniform: Hierarchy) -> Array:
+    """Fit splines with fixed knots to those that training has moved the knots of; returns coefficients of its level."""
+    own, theta = free.hierarchy[free.level].network, np.asarray(free.coefficients)
+    moved = own.at(theta)
+    arrays = [np.array(array) for array in own.unflatten(theta)]
+    network = uniform[free.level].network
+    for array, before, after in zip(arrays, moved.layers, network.layers, strict=True):
+        if not (isinstance(before, Spline) and isinstance(after, Spline)):
+            continue
+        for p, (source, target) in enumerate(zip(before.knots, after.knots, strict=True)):
+            x = np.linspace(*target.domain, _POINTS_PER_CELL * target.num_intervals + 1)
+            values = basis_matrix(source, x) @ array[p].astype(np.float64)
+            array[p] = np.linalg.lstsq(basis_matrix(target, x), values, rcond=None)[0]
+    return np.asarray(network.flatten(arrays), theta.dtype)
+
+
+def _with_values(problem: Problem, solution: Solution) -> Problem:
+    """Return the problem whose parameters begin with what a solution has found."""
+    if isinstance(problem, Collocation) and solution.parameters:
+        return problem.with_parameters(**solution.parameters)
+    return problem
 
 
 def _check(problem: Any, hierarchy: Any, options: dict[str, Any]) -> None:

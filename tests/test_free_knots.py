@@ -9,6 +9,7 @@ import torch
 
 import kanmg
 from kanmg.fairing import jumps
+from kanmg.knot_choice import _carried_over
 from kanmg.refit import refit
 
 LM = kanmg.LevenbergMarquardt
@@ -375,6 +376,104 @@ def test_free_knots_are_kept_where_they_pay():
     alone = kanmg.solve(kanmg.Regression(x, np.sin(np.pi * x)), hierarchy.fixed())
     np.testing.assert_allclose(smooth.coefficients, alone.coefficients, rtol=0, atol=1e-10)
     assert smooth.work_units > alone.work_units
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_where_fixed_knots_are_kept_the_other_minimum_is_a_candidate(seed):
+    x = np.random.default_rng(seed).uniform(-1, 1, (800, 2))
+    problem = kanmg.Regression(x, np.exp(x[:, 0] * x[:, 1]), validation=0.2)
+    hierarchy = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=3, num_levels=2, free_knots=True)
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20, starts=3)
+    solution = kanmg.choose_knots(problem, hierarchy, method=method, seed=seed)
+    alone = kanmg.solve(problem, hierarchy.fixed(), method=method, seed=seed)
+    assert solution.hierarchy[0].network.num_logits == 0
+    losses = [problem.validation_loss(solution.hierarchy[-1].evaluator, run.coefficients) for run in (solution, alone)]
+    assert losses[0] <= losses[1]
+    is_better = losses[0] < losses[1]
+    assert (
+        f"carried over to fixed ones, ends at {losses[0]:.3e}, which is better than" in solution.message
+        or not is_better
+    )
+    assert (solution.coefficients.tobytes() == alone.coefficients.tobytes()) is not is_better
+
+
+def test_free_knots_that_pay_are_the_run_without_a_pause():
+    x = np.random.default_rng(0).uniform(-1, 1, (400, 1))
+    problem = kanmg.Regression(x, np.abs(x - 0.3), validation=0.2)
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=5, num_levels=3, free_knots=True)
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20, starts=2)
+    seen = []
+    solution = kanmg.choose_knots(
+        problem, hierarchy, method=method, seed=3, callback=lambda record: seen.append(record.event)
+    )
+    alone = kanmg.solve(problem, hierarchy, method=method, seed=4)
+    fixed = kanmg.solve(problem, hierarchy.fixed(), method=method, seed=3)
+    assert solution.coefficients.tobytes() == alone.coefficients.tobytes()
+    assert solution.work_units == alone.work_units + fixed.work_units
+    assert len(solution.history) == len(alone.history)
+    assert seen == [record.event for record in (*fixed.history, *alone.history)]
+
+
+def test_free_knots_that_do_not_pay_end_on_the_coarsest_level():
+    x = np.random.default_rng(0).uniform(-1, 1, (400, 1))
+    problem = kanmg.Regression(x, np.exp(x), validation=0.2)
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=5, num_levels=3, free_knots=True)
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20)
+    levels = []
+    solution = kanmg.choose_knots(
+        problem, hierarchy, method=method, callback=lambda record: levels.append((record.event, record.level))
+    )
+    fixed = kanmg.solve(problem, hierarchy.fixed(), method=method)
+    assert solution.coefficients.tobytes() == fixed.coefficients.tobytes()
+    assert "Fixed knots are kept: on the coarsest level the loss compared is" in solution.message
+    # One level of free knots, and where it was left.
+    assert levels[len(fixed.history) :][-1] == ("prolong", 1)
+    assert {level for _, level in levels[len(fixed.history) : -1]} == {0}
+
+
+def test_a_coarsest_level_that_sees_nothing_does_not_decide():
+    x = np.linspace(-1, 1, 800)[:, None]
+    problem = kanmg.Regression(x, np.sin(60 * x), validation=0.2)
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=5, num_levels=2, free_knots=True)
+    solution = kanmg.choose_knots(problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=5))
+    assert "and must be below" in solution.message
+
+
+@pytest.mark.parametrize("number", [1, 8, 30, 40])
+def test_a_choice_may_be_stopped_at_any_time(number):
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 1))
+    problem = kanmg.Regression(x, np.abs(x - 0.3))
+    hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=4, num_levels=2, free_knots=True)
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=12)
+    seen = []
+
+    def stop(record):
+        seen.append(record.event)
+        if len(seen) >= number:
+            raise StopIteration
+
+    solution = kanmg.choose_knots(problem, hierarchy, method=method, callback=stop)
+    assert len(seen) == number
+    assert np.isfinite(solution.loss)
+    assert solution.loss < 1.0
+
+
+def test_polynomials_on_moved_knots_are_carried_over_exactly():
+    hierarchy = kanmg.uniform_hierarchy((2, 3, 1), degree=3, num_intervals=8, num_levels=1, free_knots=True)
+    network, rng = hierarchy[0].network, np.random.default_rng(0)
+    theta = np.zeros(network.num_coefficients)
+    theta[-network.num_logits :] = rng.normal(size=network.num_logits)
+    arrays, grid = [np.array(array) for array in network.unflatten(theta)], np.linspace(-1, 1, 200)
+    for array, layer in zip(arrays, network.at(theta).layers, strict=True):
+        for p, knots in enumerate(layer.knots):
+            cubics = np.polynomial.polynomial.polyvander(grid, 3) @ rng.normal(size=(4, layer.num_outputs))
+            array[p] = np.linalg.lstsq(kanmg.splines.bspline.basis_matrix(knots, grid), 0.2 * cubics, rcond=None)[0]
+    theta = network.flatten(arrays, theta[-network.num_logits :])
+    x = rng.uniform(-1, 1, (100, 2))
+    free = kanmg.solve(kanmg.Regression(x, x[:, :1]), hierarchy, initial=theta, max_cycles=0, method=kanmg.VCycle())
+    fixed = hierarchy.fixed()
+    values = fixed[0].evaluator.value(_carried_over(free, fixed), x)
+    np.testing.assert_allclose(values, hierarchy[0].evaluator.value(theta, x), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
