@@ -145,9 +145,9 @@ def main() -> int:
             print(
                 f"{name}, seed {seed}: {fixed_error:.1e} ({fixed.hierarchy[-1].network.num_coefficients} coefficients, "
                 f"{fixed.work_units:.0f} work units) and {error:.1e} ({chosen.hierarchy[-1].network.num_coefficients}, "
-                f"{chosen.work_units:.0f}), {'free' if is_free else 'fixed'} knots kept, {chosen.seconds:.1f} s",
-                flush=True,
+                f"{chosen.work_units:.0f}), {'free' if is_free else 'fixed'} knots kept, {chosen.seconds:.1f} s"
             )
+            print(f"    {chosen.message.splitlines()[-1]}", flush=True)
         (fixed_error, error), worst = np.median(errors, axis=0), max(own / other for other, own in errors)
         demand = 1.2 if target.is_smooth else 0.1
         failed |= error > demand * fixed_error

@@ -117,14 +117,13 @@ def choose_knots(
         if promise < needed or not is_resolved:
             free.finish()
     runs = [fixed.solution, free.solution]
+    remark = f"On the coarsest level the loss compared is {reached:.3e} with fixed knots, {promise:.3e} with free ones"
     if free.is_complete:
-        remark, keeps_free = _compare(problem, *runs)
+        said, keeps_free = _compare(problem, *runs)
+        remark = f"{said} {remark}."
     else:
+        remark = f"Fixed knots are kept. {remark}, which only below {needed:.3e} would have gone on."
         keeps_free = False
-        remark = (
-            f"Fixed knots are kept: on the coarsest level the loss compared is {reached:.3e} with them and "
-            f"{promise:.3e} with free ones, and only below {needed:.3e} would these have gone on."
-        )
     chosen = runs[keeps_free]
     if not (keeps_free or free.is_stopped) and len(uniform[0].network.layers) > 1 and math.isfinite(promise):
         initial = _carried_over(free.solution, uniform)

@@ -425,7 +425,7 @@ def test_free_knots_that_do_not_pay_end_on_the_coarsest_level():
     )
     fixed = kanmg.solve(problem, hierarchy.fixed(), method=method)
     assert solution.coefficients.tobytes() == fixed.coefficients.tobytes()
-    assert "Fixed knots are kept: on the coarsest level the loss compared is" in solution.message
+    assert "Fixed knots are kept. On the coarsest level the loss compared is" in solution.message
     # One level of free knots, and where it was left.
     assert levels[len(fixed.history) :][-1] == ("prolong", 1)
     assert {level for _, level in levels[len(fixed.history) : -1]} == {0}
