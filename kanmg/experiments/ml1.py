@@ -89,7 +89,6 @@ def perceptron(name: str, widths: tuple[int, ...], paper: str) -> Perceptron:
     return Perceptron(
         name=name,
         paper={MSE: paper},
-        most_seeds=1,
         widths=widths,
         activation="relu",
         optimizer=torch.optim.LBFGS,
