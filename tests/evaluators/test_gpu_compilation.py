@@ -26,15 +26,15 @@ NVRTC = nvrtc_path()
 needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="NVRTC is not installed: the wheel nvidia-cuda-nvrtc")
 
 
-def compiled(names, architecture, tile=TILES[0]):
+def compiled(names, architecture, tile=TILES[0], options=OPTIONS):
     """Compile instances of kernels; returns the status and what the compiler says."""
     nvrtc = ctypes.CDLL(str(NVRTC))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(tile).encode(), b"kanmg.cu", 0, None, None) == 0
     for name in names:
         assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}")]
-    status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    given = [option.encode() for option in (*options, f"--gpu-architecture={architecture}")]
+    status = nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
     assert nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)) == 0
     log = ctypes.create_string_buffer(size.value)
     assert nvrtc.nvrtcGetProgramLog(program, log) == 0
@@ -42,25 +42,36 @@ def compiled(names, architecture, tile=TILES[0]):
     return status, log.value.decode()
 
 
-# Virtual architectures: the translation to machine code, which takes twice the time of all the rest, follows for some.
+# Without optimisation, which takes 15 times the time of all the rest, and for virtual architectures: every template is
+# instantiated, checked and translated. Optimisation and machine code follow for some.
 @needs_nvrtc
 @pytest.mark.parametrize("degree", range(1, MAX_DEGREE + 1))
 @pytest.mark.parametrize("type_name", ["double", "float"])
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 @pytest.mark.parametrize("tile", TILES)
 def test_every_instance_compiles(tile, architecture, type_name, degree):
+    options = (*OPTIONS, "--Ofast-compile=max")
+    assert compiled(all_expressions(type_name, degree), architecture, tile, options) == (0, "")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("architecture", "type_name", "degree", "tile"),
+    [
+        ("sm_80", "double", 3, TILES[0]),
+        ("sm_90", "double", 3, TILES[0]),
+        ("sm_90", "double", MAX_DEGREE, TILES[-1]),
+        ("sm_80", "float", 1, TILES[-1]),
+    ],
+)
+def test_machine_code(architecture, type_name, degree, tile):
     assert compiled(all_expressions(type_name, degree), architecture, tile) == (0, "")
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_machine_code_for_the_default_degree(architecture):
-    assert compiled(all_expressions("double", 3), architecture) == (0, "")
-
-
-@needs_nvrtc
-def test_an_error_is_seen():
-    status, log = compiled(["evaluate<double, 3, 7, 7>"], "compute_80")
+@pytest.mark.parametrize("options", [OPTIONS, (*OPTIONS, "--Ofast-compile=max")])
+def test_an_error_is_seen(options):
+    status, log = compiled(["evaluate<double, 3, 7, 7>"], "compute_80", options=options)
     assert status != 0
     assert "evaluate" in log
 
