@@ -3,8 +3,8 @@
 The seed changes samples and starts. Errors are relative, in L2. "Fixed" is the uniform hierarchy whose finest level has
 at least as many coefficients as the one with free knots has, logits counted; where `choose_knots` returns fixed knots,
 whose logits are none, it has at least as many as these. It is solved from as many seeds as the work of `choose_knots`,
-both of its runs, pays for (three at most; a single layer has one minimum), and that with the lowest loss at held-back
-samples counts, of equations that with the lowest loss.
+all of its runs, pays for, rounded (a single layer has one minimum), and that with the lowest loss at held-back samples
+counts, of equations that with the lowest loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EPSILON = 0.01
-MOST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,8 @@ def compare(target: Target, seed: int) -> tuple[float, float, kanmg.Solution, ka
         if (hierarchy := target.hierarchy(num_intervals, free_knots=False))[-1].network.num_coefficients >= size
     )
     work, runs = 0.0, []
-    while not runs or (len(target.widths) > 2 and work < chosen.work_units and len(runs) < MOST_SEEDS):
+    # As many runs as have the same work, to the nearest number.
+    while not runs or (len(target.widths) > 2 and work * (1 + 0.5 / len(runs)) < chosen.work_units):
         runs.append(kanmg.solve(problem, wide, seed=seed + 1000 * len(runs), throw=False, progress=False))
         work += runs[-1].work_units
     fixed = min(runs, key=lambda run: judged(problem, run))

@@ -318,7 +318,8 @@ class Machine:
     def _begin_ahead(self, level: int) -> StartAhead | None:
         """Return the start at hand if a thread smooths it; let threads begin with it and the next ones if that pays."""
         at_hand, fraction = self._stack[level], self._stack[level].fraction
-        if fraction is not None and self._ahead.pays and self._ahead.at(self.position.index) is None:
+        pays = self._ahead.pays and level == self._program.start
+        if fraction is not None and pays and self._ahead.at(self.position.index) is None:
             starts = {}
             for number, begin, instruction in starts_at(self.position):
                 frame: Frame | None = at_hand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +155,8 @@ class StartsAhead:
         self._starts = starts
         self._executor = ThreadPoolExecutor(number, thread_name_prefix="kanmg-start")
         for start in starts.values():
-            self._executor.submit(self._smooth, start)
+            # What the caller has set for NumPy's errors, and in variables of its own, holds for its starts too.
+            self._executor.submit(contextvars.copy_context().run, self._smooth, start)
 
     def at(self, number: int) -> StartAhead | None:
         """Return the start whose smoothing is this instruction, if it is one of these."""
