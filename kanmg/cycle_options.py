@@ -32,7 +32,7 @@ def check_smoothers(cycle: Any, *names: str) -> None:
         if name == "coarse_smoother" and given is None:
             continue
         if name == "smoother" and isinstance(given, list | np.ndarray):
-            given = tuple(given)
+            given = tuple(np.ravel(given)) if isinstance(given, np.ndarray) else tuple(given)
             object.__setattr__(cycle, name, given)
         if given == ():
             raise KanmgValueError(

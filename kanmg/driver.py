@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from kanmg.arrays import as_array, check_dtype, check_finite
 from kanmg.checkpoint import Checkpoint, fingerprint_of_run
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    import torch
-
     from kanmg.evaluators.base import Array
     from kanmg.history import Record
     from kanmg.program import Program
     from kanmg.solution import Solution
 
-__all__ = ["solve"]
+__all__ = ["check_limits", "check_types", "raise_failure", "solve"]
 
 
+# A caller's `torch.no_grad()` is for what the caller computes: residuals are differentiated all the same.
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def solve(
     problem: Problem,
     hierarchy: Hierarchy,
@@ -141,10 +143,8 @@ def solve(
     >>> solution.status.name, solution.level
     ('CONVERGED', 1)
     """
-    _check_types(problem, hierarchy, method, callback)
-    _check_limits(
-        seed=seed, rtol=rtol, atol=atol, max_cycles=max_cycles, patience=patience, interval=checkpoint_seconds
-    )
+    check_types(problem, hierarchy, method, callback)
+    check_limits(seed=seed, rtol=rtol, atol=atol, max_cycles=max_cycles, patience=patience, interval=checkpoint_seconds)
     problem.check(hierarchy)
     chosen, reason = (method, "") if method is not None else choose_method(problem, hierarchy)
     level, theta = _initial_coefficients(problem, hierarchy, initial, seed)
@@ -178,12 +178,17 @@ def solve(
         remark="\n".join(filter(None, (say_what_is_empty(problem, hierarchy[0].network), reason))),
     )
     solution = run.execute()
-    failures = {Status.TOLERANCE_NOT_MET, Status.DIVERGED, Status.NON_FINITE}
-    wants_tolerance = rtol is not None or atol is not None
-    unmet = {Status.STALLED, Status.STOPPED_EARLY} if wants_tolerance else set()
-    if throw and solution.status in failures | unmet:
-        raise ConvergenceError(solution.message, solution)
+    if throw:
+        raise_failure(solution, wants_tolerance=rtol is not None or atol is not None)
     return solution
+
+
+def raise_failure(solution: Solution, *, wants_tolerance: bool) -> None:
+    """Raise `ConvergenceError` if something requested was not delivered."""
+    failures = {Status.TOLERANCE_NOT_MET, Status.DIVERGED, Status.NON_FINITE}
+    unmet = {Status.STALLED, Status.STOPPED_EARLY} if wants_tolerance else set()
+    if solution.status in failures | unmet:
+        raise ConvergenceError(solution.message, solution)
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -267,7 +272,7 @@ def _draw_there(
     return theta
 
 
-def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:
+def check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> None:
     """Refuse arguments that are something else altogether."""
     if not isinstance(problem, Problem):
         raise KanmgTypeError(
@@ -289,7 +294,7 @@ def _check_types(problem: Any, hierarchy: Any, method: Any, callback: Any) -> No
         raise KanmgTypeError(f"`callback` is {callback!r}. Pass a function of one `kanmg.Record`, or None.")
 
 
-def _check_limits(*, seed: Any, rtol: Any, atol: Any, max_cycles: Any, patience: Any, interval: Any) -> None:
+def check_limits(*, seed: Any, rtol: Any, atol: Any, max_cycles: Any, patience: Any, interval: Any) -> None:
     """Refuse numbers that make no sense."""
     for name, value in (("rtol", rtol), ("atol", atol), ("checkpoint_seconds", interval)):
         if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanmg.cycles import NestedIteration
 from kanmg.defaults import choose_method
-from kanmg.driver import solve
-from kanmg.errors import KanmgTypeError, KanmgValueError
-from kanmg.hierarchy import Hierarchy
+from kanmg.driver import check_limits, check_types, raise_failure, solve
+from kanmg.errors import KanmgValueError
 from kanmg.history import Status
 from kanmg.network import Spline
 from kanmg.objective import loss_of_zero
-from kanmg.problems.base import Problem
 from kanmg.problems.collocation import Collocation
 from kanmg.splines.bspline import basis_matrix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from kanmg.arrays import Array
     from kanmg.cycles import Cycle
+    from kanmg.hierarchy import Hierarchy
     from kanmg.history import Record
     from kanmg.network import Network
+    from kanmg.problems.base import Problem
     from kanmg.solution import Solution
 
 __all__ = ["choose_knots"]
@@ -63,20 +67,23 @@ def choose_knots(
     Returns
     -------
     Solution
-        Of `hierarchy`, or of `hierarchy.fixed()`. Its work and time are those of all runs. If the run with fixed knots
-        is interrupted, or ended by a callback, its solution.
+        Of `hierarchy`, or of `hierarchy.fixed()`. Its work and time are those of all runs. If one of them is
+        interrupted, or ended by a callback, the better one so far, with the status that says so.
 
     Raises
     ------
     KanmgValueError, KanmgTypeError
         If the hierarchy has no free knots, or another argument is unusable.
+    ConvergenceError
+        As from `kanmg.solve`, if that is so of the better solution.
 
     Notes
     -----
     Free knots first show on the coarsest level whether they pay: only if they lower the loss at held-back samples there
     to less than a tenth of (C / C')^(2 k + 2) times what fixed knots reach, k being the lowest degree and C and C' the
     numbers of coefficients, logits included, they go on to the finest level. So much so many more coefficients would
-    gain for a smooth function. Where the coarsest level does not see what the function is, they go on in any case. On
+    gain for a smooth function. Where the coarsest level does not see what the function is, or the method does not
+    smooth it before others, they go on in any case. On
     the finest level they are kept if they are below the same part. Problems without held-back samples are judged by the
     loss.
 
@@ -95,48 +102,65 @@ def choose_knots(
     >>> steep.hierarchy is hierarchy, smooth.hierarchy is hierarchy
     (True, False)
     """
-    _check(problem, hierarchy, options)
-    if method is None:
-        # Both runs must hold back the same samples.
-        problem = problem.holding_back(choose_method(problem, hierarchy)[0].program(hierarchy).hold_back)
-    uniform = hierarchy.fixed()
-    options |= {"method": method}
+    _check(problem, hierarchy, method, seed, options)
+    throw = options.pop("throw", True)
+    chosen = choose_method(problem, hierarchy)[0] if method is None else method
+    # All runs must hold back the same samples.
+    problem = problem.holding_back(chosen.program(hierarchy).hold_back)
     with TemporaryDirectory() as folder:
-        # Other starts: where free knots do not pay, the second run has found another minimum.
-        fixed, free = (
-            _Run(problem, levels, {**options, "seed": seed + i}, Path(folder) / str(i))
-            for i, levels in enumerate((uniform, hierarchy))
-        )
-        reached = _judged(problem, fixed.pause())
-        fixed.finish()
-        if fixed.is_stopped:
-            return fixed.solution
-        promise = _judged(problem, free.pause())
-        needed = reached * _gain_of_cells(uniform, hierarchy, 0) * _MARGIN
-        is_resolved = reached < _RESOLVED * loss_of_zero(problem, uniform[0], None)
-        if promise < needed or not is_resolved:
-            free.finish()
-    runs = [fixed.solution, free.solution]
+        begin = functools.partial(_Run, problem, {**options, "method": method, "throw": False}, Path(folder))
+        solution = _choose(problem, hierarchy, begin, seed, pauses=isinstance(chosen, NestedIteration))
+    if throw:
+        raise_failure(solution, wants_tolerance=any(options.get(name) is not None for name in ("rtol", "atol")))
+    return solution
+
+
+def _choose(problem: Problem, hierarchy: Hierarchy, begin: Callable[..., _Run], seed: int, *, pauses: bool) -> Solution:
+    """Make the runs and return the best solution; `pauses`: the coarsest level is smoothed before it is left."""
+    uniform = hierarchy.fixed()
+    fixed = begin(uniform, pauses=pauses, seed=seed)
+    reached = _judged(problem, fixed.solution)
+    fixed.finish()
+    if fixed.is_stopped:
+        return _with_remark([fixed], fixed.solution, "It was ended before free knots could be tried.")
+    # Other starts: where free knots do not pay, the second run has found another minimum.
+    free = begin(hierarchy, pauses=pauses, seed=seed + 1)
+    promise, runs = _judged(problem, free.solution), [fixed, free]
+    needed = reached * _gain_of_cells(uniform, hierarchy, 0) * _MARGIN
+    is_resolved = reached < _RESOLVED * loss_of_zero(problem, uniform[0], None)
+    if promise < needed or not is_resolved:
+        free.finish()
     remark = f"On the coarsest level the loss compared is {reached:.3e} with fixed knots, {promise:.3e} with free ones"
     if free.is_complete:
-        said, keeps_free = _compare(problem, *runs)
-        remark = f"{said} {remark}."
+        said, keeps_free = _compare(problem, fixed.solution, free.solution)
+        remark = f"{said} {remark}." if pauses else said
     else:
         remark = f"Fixed knots are kept. {remark}, which only below {needed:.3e} would have gone on."
         keeps_free = False
-    chosen = runs[keeps_free]
+    chosen = runs[keeps_free].solution
     if not (keeps_free or free.is_stopped) and len(uniform[0].network.layers) > 1 and math.isfinite(promise):
         initial = _carried_over(free.solution, uniform)
-        runs.append(solve(_with_values(problem, free.solution), uniform, seed=seed, initial=initial, **options))
-        losses = [_judged(problem, run) for run in (chosen, runs[-1])]
+        with_values = _with_values(problem, free.solution)
+        runs.append(begin(uniform, pauses=False, seed=seed, initial=initial, restated=with_values))
+        losses = [_judged(problem, solution) for solution in (chosen, runs[-1].solution)]
         remark += f" The minimum found with free knots, carried over to fixed ones, ends at {losses[1]:.3e}"
         remark += f", which is better than {losses[0]:.3e}." if losses[1] < losses[0] else "."
-        chosen = min((chosen, losses[0]), (runs[-1], losses[1]), key=lambda pair: pair[1])[0]
+        chosen = runs[-1].solution if losses[1] < losses[0] else chosen
+    return _with_remark(runs, chosen, remark)
+
+
+def _with_remark(runs: Sequence[_Run], chosen: Solution, remark: str) -> Solution:
+    """Return the solution that was chosen, with the cost of all runs, and the status of one that the user has ended."""
+    solutions = [run.solution for run in runs]
+    ended = next((run.solution.status for run in runs if run.is_stopped), None)
+    if ended is not None and len(runs) > 1:
+        remark = f"{ended.message} It was not the only run, and not all could be compared to their ends. {remark}"
     return replace(
         chosen,
+        status=chosen.status if ended is None else ended,
         message=f"{chosen.message}\n{remark}",
-        work_units=sum(run.work_units for run in runs),
-        seconds=sum(run.seconds for run in runs),
+        work_units=sum(solution.work_units for solution in solutions),
+        seconds=sum(solution.seconds for solution in solutions),
     )
 
 
@@ -146,35 +170,41 @@ class _Run:
     Attributes
     ----------
     solution : Solution
+        So far.
     is_complete : bool
         Whether it has come to its end.
     is_stopped : bool
         Whether the user has ended it.
     """
 
-    solution: Solution
-
-    def __init__(self, problem: Problem, hierarchy: Hierarchy, options: dict[str, Any], checkpoint: Path) -> None:
-        self._arguments = problem, hierarchy
-        self._options = options | {"checkpoint": checkpoint, "callback": self._watch}
+    def __init__(
+        self,
+        problem: Problem,
+        options: dict[str, Any],
+        folder: Path,
+        hierarchy: Hierarchy,
+        *,
+        pauses: bool,
+        **others: Any,
+    ) -> None:
+        self._arguments = others.pop("restated", problem), hierarchy
+        # Of each run's own name, so that they do not meet.
+        checkpoint = folder / str(len(list(folder.iterdir())))
+        self._options = options | others | {"checkpoint": checkpoint, "callback": self._watch}
         self._callback = options.get("callback")
-        self._is_to_pause = True
-        self.is_complete = self.is_stopped = False
-
-    def pause(self) -> Solution:
-        """Go as far as the second level, or to the end if there is none."""
-        self.solution = solve(*self._arguments, **self._options)
-        self.is_stopped |= self.solution.status is Status.INTERRUPTED
-        self.is_complete = self._is_to_pause or self.is_stopped
-        self._is_to_pause = False
-        return self.solution
+        self._is_to_pause, self._has_paused, self.is_stopped = pauses, False, False
+        self.solution = self._solve()
+        self.is_complete = self.is_stopped or not self._has_paused
 
     def finish(self) -> None:
         """Go to the end."""
         if not self.is_complete:
-            self.solution = solve(*self._arguments, **self._options)
-            self.is_stopped |= self.solution.status is Status.INTERRUPTED
-            self.is_complete = True
+            self.solution, self.is_complete = self._solve(), True
+
+    def _solve(self) -> Solution:
+        solution = solve(*self._arguments, **self._options)
+        self.is_stopped |= solution.status is Status.INTERRUPTED
+        return solution
 
     def _watch(self, record: Record) -> None:
         try:
@@ -184,7 +214,7 @@ class _Run:
             self.is_stopped = True
             raise
         if self._is_to_pause and record.event == "prolong":
-            self._is_to_pause = False
+            self._is_to_pause, self._has_paused = False, True
             raise StopIteration
 
 
@@ -192,7 +222,7 @@ def _compare(problem: Problem, fixed: Solution, free: Solution) -> tuple[str, bo
     """Say whether free knots are worth their parameters."""
     losses = [_judged(problem, solution) for solution in (fixed, free)]
     threshold = losses[0] * _gain_of_cells(fixed.hierarchy, free.hierarchy, -1)
-    keeps_free = losses[1] < threshold
+    keeps_free = losses[1] < threshold or (math.isfinite(losses[1]) and not math.isfinite(losses[0]))
     return (
         f"{'Free' if keeps_free else 'Fixed'} knots are kept: with fixed ones the loss compared is {losses[0]:.3e}, "
         f"with free ones {losses[1]:.3e}, and must be below {threshold:.3e}, which as many more cells would reach."
@@ -239,12 +269,11 @@ def _with_values(problem: Problem, solution: Solution) -> Problem:
     return problem
 
 
-def _check(problem: Any, hierarchy: Any, options: dict[str, Any]) -> None:
-    """Refuse what is no problem or has no free knots, and options that belong to one hierarchy."""
-    if not isinstance(problem, Problem):
-        raise KanmgTypeError(f"`problem` is a {type(problem).__name__}. Pass e.g. a `kanmg.Regression`.")
-    if not isinstance(hierarchy, Hierarchy):
-        raise KanmgTypeError(f"`hierarchy` is {hierarchy!r}. Pass what `kanmg.uniform_hierarchy(...)` returns.")
+def _check(problem: Any, hierarchy: Any, method: Any, seed: Any, options: dict[str, Any]) -> None:
+    """Refuse what `solve` refuses, hierarchies without free knots, and options that belong to one hierarchy."""
+    check_types(problem, hierarchy, method, options.get("callback"))
+    numbers = {name: options.get(name) for name in ("rtol", "atol", "max_cycles", "patience")}
+    check_limits(seed=seed, interval=None, **numbers)
     network: Network = hierarchy[0].network
     if not network.num_logits:
         raise KanmgValueError(
@@ -254,6 +283,6 @@ def _check(problem: Any, hierarchy: Any, options: dict[str, Any]) -> None:
     for name in ("initial", "checkpoint"):
         if options.get(name) is not None:
             raise KanmgValueError(
-                f"`{name}` belongs to one run, but `choose_knots` makes two. Use `kanmg.solve` with "
+                f"`{name}` belongs to one run, but `choose_knots` makes several. Use `kanmg.solve` with "
                 "`hierarchy.fixed()` and with `hierarchy`."
             )

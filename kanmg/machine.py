@@ -242,8 +242,7 @@ class Machine:
         frame, stack = self._stack[level], self._stack
         start, ahead = frame.theta, self._begin_ahead(level)
         if ahead is not None:
-            smoothed, work = ahead.take()
-            stack.add_work(work)
+            smoothed = ahead.take(stack.add_work)
         else:
             model, known = stack.model(level, self.batch), None if stack.has_batches else frame.known
             smoothed = smooth(instruction.smoother, model, start, frame.state, known)
@@ -385,7 +384,7 @@ class Machine:
         """Go to the end of the start at hand, which then is no candidate: its numbers have failed."""
         self._is_passed_over = True
         if (ahead := self._ahead.at(self.position.index)) is not None:
-            ahead.is_given_up = True
+            ahead.give_up()
         while not isinstance(self.position.instruction, Choose):
             self.position.advance()
 
@@ -413,8 +412,7 @@ class Machine:
         """Report loss and gradient norm of a level's coefficients."""
         frame, ahead = self._stack[level], self._ahead.at(self.position.index)
         if frame.known is None and ahead is not None:
-            frame.known, work = ahead.take()
-            self._stack.add_work(work)
+            frame.known = ahead.take(self._stack.add_work)
         known = self._stack.known(level)
         gradient_norm = norm(known.gradient)
         return Event(kind, level, frame.theta, known.loss, gradient_norm, step_size, frame.fraction, frame.ease)

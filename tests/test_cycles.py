@@ -138,6 +138,7 @@ def test_every_level_may_have_a_smoother_of_its_own(cycle):
     with pytest.raises(KanmgTypeError, match=r"got `smoother='adam'`, one of `smoother`\. Pass a smoother"):
         cycle(smoother=(LBFGS, "adam"))
     assert cycle(smoother=np.array(own)) == cycle(smoother=own)
+    assert cycle(smoother=np.array(LBFGS, dtype=object)) == cycle(smoother=(LBFGS,))
     with pytest.raises(KanmgValueError, match=r"got 3 smoothers, but the hierarchy has 1 level\."):
         program(cycle(smoother=own), 1)
     with pytest.raises(KanmgValueError, match=r"got `smoother=\(\)`, no smoother at all"):

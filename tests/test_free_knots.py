@@ -454,8 +454,67 @@ def test_a_choice_may_be_stopped_at_any_time(number):
 
     solution = kanmg.choose_knots(problem, hierarchy, method=method, callback=stop)
     assert len(seen) == number
-    assert np.isfinite(solution.loss)
+    assert solution.status is kanmg.Status.STOPPED_BY_CALLBACK
+    assert ("not all could be compared to their ends" in solution.message) is (number > 25)
+    assert ("before free knots could be tried" in solution.message) is (number <= 25)
     assert solution.loss < 1.0
+
+
+STEEP = kanmg.Regression(np.linspace(-1, 1, 200)[:, None], np.tanh(40 * np.linspace(-1, 1, 200)[:, None] - 8))
+FREE = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=6, num_levels=2, free_knots=True)
+
+
+def test_a_tolerance_that_free_knots_meet_is_met():
+    solution = kanmg.choose_knots(STEEP, FREE, atol=1e-4)
+    assert solution.status is kanmg.Status.CONVERGED
+    assert solution.hierarchy is FREE
+    with pytest.raises(kanmg.ConvergenceError) as info:
+        kanmg.choose_knots(STEEP, FREE, atol=1e-30)
+    assert info.value.solution.hierarchy is FREE
+    assert kanmg.choose_knots(STEEP, FREE, atol=1e-30, throw=False).status is kanmg.Status.TOLERANCE_NOT_MET
+
+
+def test_the_carried_over_minimum_need_not_meet_the_tolerance():
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    problem = kanmg.Regression(x, np.exp(np.sin(3 * x[:, 0]) + x[:, 1] ** 2))
+    hierarchy = kanmg.uniform_hierarchy((2, 2, 1), degree=3, num_intervals=4, num_levels=2, free_knots=True)
+    method = kanmg.NestedIteration(kanmg.LevenbergMarquardt(), steps=20, starts=kanmg.Starts(4, steps=20))
+    reached = kanmg.solve(problem, hierarchy.fixed(), method=method).loss
+    assert kanmg.choose_knots(problem, hierarchy, method=method, atol=1.01 * reached).loss <= 1.01 * reached
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        kanmg.VCycle(kanmg.LevenbergMarquardt(), pre_steps=3, post_steps=3),
+        kanmg.FullMultigrid(kanmg.LevenbergMarquardt(), coarse_steps=3),
+    ],
+)
+def test_methods_that_leave_the_coarsest_level_early_are_compared_at_the_end(method):
+    solution = kanmg.choose_knots(STEEP, FREE, method=method, max_cycles=2)
+    assert "knots are kept: with fixed ones the loss compared is" in solution.message
+    assert "On the coarsest level" not in solution.message
+
+
+def test_a_given_method_holds_back_what_it_would_alone():
+    method = kanmg.default_method(STEEP, FREE)
+    assert method.hold_back > 0.0
+    assert (
+        kanmg.choose_knots(STEEP, FREE, method=method).message.splitlines()[-1]
+        == (kanmg.choose_knots(STEEP, FREE).message.splitlines()[-1])
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": "a"}, {"seed": None}, {"callback": 3}, {"method": "VCycle"}, {"atol": "x"}]
+)
+def test_a_choice_refuses_what_solve_refuses(change):
+    messages = []
+    for function in (kanmg.solve, kanmg.choose_knots):
+        with pytest.raises(kanmg.KanmgTypeError) as info:
+            function(STEEP, FREE, **change)
+        messages.append(str(info.value))
+    assert messages[0] == messages[1]
 
 
 def test_polynomials_on_moved_knots_are_carried_over_exactly():
@@ -482,7 +541,7 @@ def test_polynomials_on_moved_knots_are_carried_over_exactly():
         ({"hierarchy": "fixed"}, kanmg.KanmgValueError, "free_knots=True"),
         ({"hierarchy": None}, kanmg.KanmgTypeError, "uniform_hierarchy"),
         ({"problem": None}, kanmg.KanmgTypeError, "Regression"),
-        ({"checkpoint": "file"}, kanmg.KanmgValueError, "makes two"),
+        ({"checkpoint": "file"}, kanmg.KanmgValueError, "makes several"),
     ],
 )
 def test_a_choice_between_nothing_is_refused(problem, hierarchy, change, error, message):

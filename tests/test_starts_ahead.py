@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 import kanmg
-from kanmg.errors import ConvergenceError
+from kanmg.errors import ConvergenceError, DomainError
+from kanmg.smoothers.base import StepRecord
 from kanmg.starts_ahead import StartsAhead
 
 NU = kanmg.Constant("nu", 0.1, easier=0.4)
@@ -178,6 +182,129 @@ def test_if_all_starts_fail_the_run_fails():
         kanmg.solve(problem, HIERARCHY, method=method, progress=False)
     assert info.value.solution.status is kanmg.Status.NON_FINITE
     assert np.isfinite(info.value.solution.coefficients).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stateless(kanmg.smoothers.base.Smoother):
+    """Steepest descent, which remembers nothing."""
+
+    def init(self, objective, theta):
+        del objective, theta
+
+    def step(self, objective, theta, state):
+        loss, gradient = objective.value_and_gradient(theta)
+        length = 1e-4 / (1.0 + float(np.linalg.norm(gradient)))
+        return theta - length * gradient, state, StepRecord(loss, float(np.linalg.norm(gradient)), length)
+
+
+@pytest.mark.parametrize("smoother", [Stateless(), kanmg.BFGS()])
+def test_smoothers_without_a_state_and_with_a_large_one(smoother, tmp_path, monkeypatch):
+    method = kanmg.NestedIteration(smoother, steps=2, starts=kanmg.Starts(4, steps=8))
+    expected, _ = solve(method, 1)
+    # No room but for two items of every start.
+    monkeypatch.setattr("kanmg.starts_ahead.MOST_BYTES", 0)
+    solution, ahead = solve(method)
+    assert ahead
+    assert solution.coefficients.tobytes() == expected.coefficients.tobytes()
+
+    def stop(record):
+        if record.step == 11:
+            raise StopIteration
+
+    solve(method, callback=stop, checkpoint=tmp_path / "run")
+    resumed, _ = solve(method, checkpoint=tmp_path / "run")
+    assert timeless(resumed.history) == timeless(expected.history)
+
+
+def test_no_start_runs_further_ahead_than_there_is_room(monkeypatch):
+    monkeypatch.setattr("kanmg.starts_ahead.MOST_BYTES", 0)
+    calls = []
+
+    def residual(x, u):
+        calls.append(threading.current_thread().name)
+        return u.value - torch.sin(3.0 * x[:, 0])
+
+    problem = kanmg.Collocation(coordinates=("x", "y"), fields=("u",), terms=[kanmg.Term("residual", residual, POINTS)])
+    begun, waited = threading.Event(), []
+
+    def wait(record):
+        if record.event == "smooth" and not begun.is_set():
+            begun.set()
+            time.sleep(1.0)
+            waited.append(sum(name.startswith("kanmg-start") for name in calls))
+
+    method = kanmg.NestedIteration(Stateless(), steps=2, starts=kanmg.Starts(4, steps=500))
+    kanmg.solve(problem, HIERARCHY, method=method, progress=False, callback=wait, max_cycles=0)
+    # Two threads, each with what is known at the beginning, two steps that wait and one that was taken.
+    assert 2 <= waited[0] <= 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing(Stateless):
+    """Fails at the fourth step, after its evaluation."""
+
+    def init(self, objective, theta):
+        del objective, theta
+        return 0
+
+    def step(self, objective, theta, state):
+        theta, _, record = super().step(objective, theta, None)
+        if state == 3:
+            raise DomainError("a hidden value has left its interval")
+        return theta, state + 1, record
+
+
+def test_a_step_that_fails_is_counted():
+    units = []
+    for threads in (1, 2):
+        with pytest.raises(DomainError) as info:
+            solve(kanmg.NestedIteration(Failing(), steps=3, starts=kanmg.Starts(3, steps=20)), threads)
+        units.append(info.value.solution.work_units)
+    assert units[0] == units[1]
+
+
+def test_a_forked_process_goes_on_with_its_run():
+    # In a process of its own: a fork of a process that has threads of pytest could hang for other reasons.
+    script = """
+import os, sys
+import numpy as np, torch, kanmg
+torch.set_num_threads(2)
+points = np.linspace(-1, 1, 100)[:, None]
+terms = [kanmg.Term("equation", lambda x, u: u.d("x", "x") + torch.sin(3.0 * x[:, 0]), points)]
+problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+hierarchy = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=3, num_levels=2)
+method = kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=kanmg.Starts(4, steps=10))
+child = []
+def fork(record):
+    if record.step == 13 and not child:
+        child.append(os.fork())
+solution = kanmg.solve(problem, hierarchy, method=method, callback=fork, progress=False)
+number = int.from_bytes(solution.coefficients.tobytes()[:8], "little") % 251
+if child[0] == 0:
+    os._exit(number)
+sys.exit(0 if os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == number else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=120).returncode == 0
+
+
+def test_a_run_in_a_thread_that_outlives_the_main_one():
+    script = """
+import threading, time
+import numpy as np, torch, kanmg
+points = np.linspace(-1, 1, 100)[:, None]
+terms = [kanmg.Term("equation", lambda x, u: u.d("x", "x") + torch.sin(3.0 * x[:, 0]), points)]
+problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
+hierarchy = kanmg.uniform_hierarchy((1, 2, 1), degree=3, num_intervals=3, num_levels=2)
+method = kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=kanmg.Starts(4, steps=10))
+def work():
+    torch.set_num_threads(2)
+    time.sleep(0.3)
+    print("ended", np.isfinite(kanmg.solve(problem, hierarchy, method=method, progress=False).loss))
+threading.Thread(target=work).start()
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)
+    assert done.stdout == "ended True\n", done.stderr
 
 
 def test_an_interrupt_ends_the_threads():

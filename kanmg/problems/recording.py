@@ -26,7 +26,7 @@ __all__ = ["Recording", "record", "sample_residual"]
 
 _FEW_POINTS = 8
 # A residual may take the root of a field or divide by it: only what fails in all three is the residual's own fault.
-_INTERVALS = ((0.1, 0.9), (-0.9, -0.1), (1.0, 2.0))
+_INTERVALS = ((0.1, 0.9), (-0.9, -0.1), (1.0, 2.0), (-1e-3, 1e-3), (10.0, 100.0), (-100.0, -10.0))
 # What torch says where an array of all points, of NumPy or torch, is combined with a field at some of them.
 _WHOLE_ARRAY = re.compile(r"must match the size|numpy")
 
@@ -69,6 +69,8 @@ class _Call(NamedTuple):
         return self.scalars.unknowns
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def record(term: Term, setting: Setting) -> Recording:
     """Find the derivatives that a residual needs, and refuse a residual that cannot be trained with.
 
@@ -312,7 +314,7 @@ def _check_pointwise(term: Term, call: _Call, arrays: Sequence[Array], setting: 
 
 
 def _check_finite(term: Term, arrays: Sequence[Array], name: str, setting: Setting) -> None:
-    """Refuse a residual that is not finite at some point whatever the fields are, or has no finite derivatives."""
+    """Refuse a residual that at some point is not finite, or has no finite derivatives, for any fields tried."""
     count, first, points = 0, -1, arrays[0]
     for rows in row_chunks(len(points), 1):
         bad = np.ones(rows.stop - rows.start, bool)
@@ -327,8 +329,9 @@ def _check_finite(term: Term, arrays: Sequence[Array], name: str, setting: Setti
         of = "" if name == "points" else f" of `{name}`"
         raise NonFiniteError(
             f"the residual or its derivative by a field is NaN or infinite at {_count(count, 'point')}, whatever the "
-            f"fields are (the first is row {first}{of}: {where}). Divide by nothing that vanishes there; `torch.where` "
-            "hides a value that is not finite, but not its derivative."
+            f"fields are (the first is row {first}{of}: {where}); numbers from {_INTERVALS[-1][0]:g} to "
+            f"{_INTERVALS[-2][1]:g} were tried. Divide by nothing that vanishes there, and clamp what roots and "
+            "logarithms see; `torch.where` hides a value that is not finite, but not its derivative."
         )
 
 

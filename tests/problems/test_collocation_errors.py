@@ -416,6 +416,22 @@ def test_a_term_without_a_finite_gradient_is_named(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_of_the_caller_do_not_matter(mode):
+    hierarchy = kanmg.uniform_hierarchy((2, 1), degree=3, num_intervals=3, num_levels=2, evaluator="reference")
+    method = kanmg.NestedIteration(kanmg.LBFGS(), steps=5)
+    expected = kanmg.solve(make(), hierarchy, method=method)
+    with mode():
+        solution = kanmg.solve(make(), hierarchy, method=method)
+        assert torch.is_grad_enabled() is False
+    assert solution.coefficients.tobytes() == expected.coefficients.tobytes()
+
+
+@pytest.mark.parametrize("residual", [lambda _x, u: (u.value - 5).log(), lambda _x, u: (1e-3 - u.value**2).sqrt()])
+def test_residuals_that_are_finite_for_some_fields_only_are_taken(residual):
+    assert make(residual).num_samples > 0
+
+
 def test_residuals_that_change_tensors_in_place_are_refused():
     term = kanmg.Term("flat", lambda x, u: u.value.sub_(1.0), np.linspace(-1, 1, 20).reshape(-1, 1))  # noqa: ARG005
     with pytest.raises(KanmgTypeError, match=r"term 'flat': the residual changes a tensor in place .* `u.value - 1`"):
