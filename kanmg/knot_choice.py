@@ -185,9 +185,10 @@ class _Run:
         hierarchy: Hierarchy,
         *,
         pauses: bool,
+        restated: Problem | None = None,
         **others: Any,
     ) -> None:
-        self._arguments = others.pop("restated", problem), hierarchy
+        self._arguments = restated or problem, hierarchy
         # Of each run's own name, so that they do not meet.
         checkpoint = folder / str(len(list(folder.iterdir())))
         self._options = options | others | {"checkpoint": checkpoint, "callback": self._watch}
