@@ -14,7 +14,7 @@ import numpy as np
 from kanmg.cycles import NestedIteration
 from kanmg.defaults import choose_method
 from kanmg.driver import check_limits, check_types, raise_failure, solve
-from kanmg.errors import KanmgValueError
+from kanmg.errors import CheckpointError, KanmgValueError
 from kanmg.history import Status
 from kanmg.network import Spline
 from kanmg.objective import loss_of_zero
@@ -58,11 +58,11 @@ def choose_knots(
     hierarchy : Hierarchy
         With free knots.
     method : Cycle, optional
-        Of both runs; by default what `kanmg.solve` uses for each.
+        Of all runs; by default what `kanmg.solve` uses for each.
     seed : int, default 0
         Of the run with fixed knots. That with free ones has the next seed, and so other starts.
     **options
-        As for `kanmg.solve`, of both runs; `initial` and `checkpoint` belong to one hierarchy and are refused.
+        As for `kanmg.solve`, of all runs; `initial` and `checkpoint` belong to one hierarchy and are refused.
 
     Returns
     -------
@@ -74,6 +74,8 @@ def choose_knots(
     ------
     KanmgValueError, KanmgTypeError
         If the hierarchy has no free knots, or another argument is unusable.
+    CheckpointError
+        If there is no temporary folder to pause runs in, or it is full; as from `kanmg.solve`.
     ConvergenceError
         As from `kanmg.solve`, if that is so of the better solution.
 
@@ -83,9 +85,8 @@ def choose_knots(
     to less than a tenth of (C / C')^(2 k + 2) times what fixed knots reach, k being the lowest degree and C and C' the
     numbers of coefficients, logits included, they go on to the finest level. So much so many more coefficients would
     gain for a smooth function. Where the coarsest level does not see what the function is, or the method does not
-    smooth it before others, they go on in any case. On
-    the finest level they are kept if they are below the same part. Problems without held-back samples are judged by the
-    loss.
+    smooth it before others, they go on in any case. On the finest level they are kept if they are below the same part.
+    Problems without held-back samples are judged by the loss.
 
     Where fixed knots are kept and layers follow each other, so that there are many minima, the one that the run with
     free knots has found is carried over to fixed knots, by least squares for every spline, and refined: a second
@@ -107,7 +108,7 @@ def choose_knots(
     chosen = choose_method(problem, hierarchy)[0] if method is None else method
     # All runs must hold back the same samples.
     problem = problem.holding_back(chosen.program(hierarchy).hold_back)
-    with TemporaryDirectory() as folder:
+    with _temporary_folder() as folder:
         begin = functools.partial(_Run, problem, {**options, "method": method, "throw": False}, Path(folder))
         solution = _choose(problem, hierarchy, begin, seed, pauses=isinstance(chosen, NestedIteration))
     if throw:
@@ -115,16 +116,28 @@ def choose_knots(
     return solution
 
 
+def _temporary_folder() -> TemporaryDirectory[str]:
+    """Make a folder for the checkpoints of runs that pause."""
+    try:
+        return TemporaryDirectory()
+    except OSError as error:
+        raise CheckpointError(
+            f"`choose_knots` pauses runs in a temporary folder, and cannot make one: {error}. Let the environment "
+            "variable TMPDIR name a folder that can be written, or use `kanmg.solve` with `hierarchy` and with "
+            "`hierarchy.fixed()`."
+        ) from error
+
+
 def _choose(problem: Problem, hierarchy: Hierarchy, begin: Callable[..., _Run], seed: int, *, pauses: bool) -> Solution:
     """Make the runs and return the best solution; `pauses`: the coarsest level is smoothed before it is left."""
     uniform = hierarchy.fixed()
-    fixed = begin(uniform, pauses=pauses, seed=seed)
+    fixed = begin(uniform, "fixed", pauses=pauses, seed=seed)
     reached = _judged(problem, fixed.solution)
     fixed.finish()
     if fixed.is_stopped:
         return _with_remark([fixed], fixed.solution, "It was ended before free knots could be tried.")
     # Other starts: where free knots do not pay, the second run has found another minimum.
-    free = begin(hierarchy, pauses=pauses, seed=seed + 1)
+    free = begin(hierarchy, "free", pauses=pauses, seed=seed + 1)
     promise, runs = _judged(problem, free.solution), [fixed, free]
     needed = reached * _gain_of_cells(uniform, hierarchy, 0) * _MARGIN
     is_resolved = reached < _RESOLVED * loss_of_zero(problem, uniform[0], None)
@@ -141,7 +154,7 @@ def _choose(problem: Problem, hierarchy: Hierarchy, begin: Callable[..., _Run], 
     if not (keeps_free or free.is_stopped) and len(uniform[0].network.layers) > 1 and math.isfinite(promise):
         initial = _carried_over(free.solution, uniform)
         with_values = _with_values(problem, free.solution)
-        runs.append(begin(uniform, pauses=False, seed=seed, initial=initial, restated=with_values))
+        runs.append(begin(uniform, "carried", pauses=False, seed=seed, initial=initial, restated=with_values))
         losses = [_judged(problem, solution) for solution in (chosen, runs[-1].solution)]
         remark += f" The minimum found with free knots, carried over to fixed ones, ends at {losses[1]:.3e}"
         remark += f", which is better than {losses[0]:.3e}." if losses[1] < losses[0] else "."
@@ -183,15 +196,14 @@ class _Run:
         options: dict[str, Any],
         folder: Path,
         hierarchy: Hierarchy,
+        name: str,
         *,
         pauses: bool,
         restated: Problem | None = None,
         **others: Any,
     ) -> None:
         self._arguments = restated or problem, hierarchy
-        # Of each run's own name, so that they do not meet.
-        checkpoint = folder / str(len(list(folder.iterdir())))
-        self._options = options | others | {"checkpoint": checkpoint, "callback": self._watch}
+        self._options = options | others | {"checkpoint": folder / name, "callback": self._watch}
         self._callback = options.get("callback")
         self._is_to_pause, self._has_paused, self.is_stopped = pauses, False, False
         self.solution = self._solve()

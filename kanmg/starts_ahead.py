@@ -53,7 +53,7 @@ def starts_at(position: Position) -> Iterator[tuple[int, Draw | Resume, Smooth]]
         begin, instruction = block[number - 1 : number + 1]
         if not (isinstance(begin, Draw | Resume) and isinstance(instruction, Smooth)):
             return
-        if not isinstance(block[number + 1], Choose):
+        if not all(isinstance(end, Choose) for end in block[number + 1 : number + 2]):
             return
         yield number, begin, instruction
         number += 3
@@ -190,8 +190,8 @@ class StartsAhead:
         most_bytes = MOST_BYTES / len(starts)
         for own in self._levels[:number]:
             # What the caller has set for NumPy's errors, and in variables of its own, holds for its starts too.
-            arguments = contextvars.copy_context().run, _smooth_all, waiting, own, most_bytes
-            thread = threading.Thread(target=arguments[0], args=arguments[1:], name="kanmg-start", daemon=True)
+            run, arguments = contextvars.copy_context().run, (_smooth_all, waiting, own, most_bytes)
+            thread = threading.Thread(target=run, args=arguments, name="kanmg-start", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no thread can be had, as while the interpreter shuts down

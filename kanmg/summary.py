@@ -9,6 +9,7 @@ import numpy as np
 
 from kanmg.alarms import find_alarms
 from kanmg.attempts import describe_attempts
+from kanmg.errors import DomainError
 from kanmg.history import NOTHING_FINITE, Status
 from kanmg.problems.term_sum import TermSum
 from kanmg.program import Draw, Judge
@@ -54,9 +55,12 @@ def describe_failure(problem: Problem, evaluator: Evaluator, event: Event) -> st
     """Say which terms of a problem, or their gradients, are no finite numbers after the event that has failed."""
     if not isinstance(problem, TermSum):
         return ""
-    with np.errstate(all="ignore"):
-        losses = problem.term_losses(evaluator, event.theta)
-        norms = problem.term_gradient_norms(evaluator, event.theta)
+    try:
+        with np.errstate(all="ignore"):
+            losses = problem.term_losses(evaluator, event.theta)
+            norms = problem.term_gradient_norms(evaluator, event.theta)
+    except DomainError:  # at points that the run has not seen
+        return ""
     wrong = [name for name in losses if not math.isfinite(losses[name])]
     what = "not finite" if wrong else "without a finite gradient"
     wrong = wrong or [name for name in norms if not math.isfinite(norms[name])]

@@ -16,3 +16,12 @@ def pytest_collection_modifyitems(items):
     if on_gpu and not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def two_threads():
+    """Let torch use two threads while the test runs; the test may change that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -496,6 +496,12 @@ def test_methods_that_leave_the_coarsest_level_early_are_compared_at_the_end(met
     assert "On the coarsest level" not in solution.message
 
 
+def test_a_temporary_folder_that_cannot_be_made_is_told(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+    with pytest.raises(kanmg.CheckpointError, match=r"cannot make one: .*/nowhere/at/all.*TMPDIR"):
+        kanmg.choose_knots(STEEP, FREE)
+
+
 def test_a_given_method_holds_back_what_it_would_alone():
     method = kanmg.default_method(STEEP, FREE)
     assert method.hold_back > 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import torch
 
 import kanmg
 from kanmg.errors import ConvergenceError, DomainError
+from kanmg.program import Draw, Program, Smooth
 from kanmg.smoothers.base import StepRecord
 from kanmg.starts_ahead import StartsAhead
 
@@ -52,11 +54,8 @@ METHODS = {
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+def no_thread_is_left(two_threads):  # noqa: ARG001 - torch has two threads
     yield
-    torch.set_num_threads(before)
     assert not threads_of_starts()
 
 
@@ -263,6 +262,7 @@ def test_a_step_that_fails_is_counted():
     assert units[0] == units[1]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork processes")
 def test_a_forked_process_goes_on_with_its_run():
     # In a process of its own: a fork of a process that has threads of pytest could hang for other reasons.
     script = """
@@ -319,6 +319,24 @@ def test_an_interrupt_ends_the_threads():
     assert ahead
     assert solution.status is kanmg.Status.INTERRUPTED
     assert not threads_of_starts()
+
+
+class Unfinished(kanmg.VCycle):
+    """A cycle of a user whose program ends inside a start."""
+
+    def program(self, hierarchy, start=None):
+        del hierarchy, start
+        prologue = (Draw(0, 0), Smooth(0, 2, kanmg.LBFGS()))
+        return Program(0, prologue, (), 0, (1.0,))
+
+
+def test_a_program_that_ends_inside_a_start():
+    hierarchy = kanmg.Hierarchy([HIERARCHY[0].network])
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(kanmg.solve(PROBLEM, hierarchy, method=Unfinished(), seed=3, progress=False, throw=False))
+    assert timeless(results[0].history) == timeless(results[1].history)
 
 
 @pytest.mark.parametrize(

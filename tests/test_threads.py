@@ -14,12 +14,7 @@ from kanmg.threads import fitting_threads, one_thread
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_one_thread_is_set_and_put_back():

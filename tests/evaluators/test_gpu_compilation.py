@@ -42,7 +42,7 @@ def compiled(names, architecture, tile=TILES[0], options=OPTIONS):
     return status, log.value.decode()
 
 
-# Without optimisation, which takes 15 times the time of all the rest, and for virtual architectures: every template is
+# Without optimisation, which takes most of the time, and for virtual architectures: every template is
 # instantiated, checked and translated. Optimisation and machine code follow for some.
 @needs_nvrtc
 @pytest.mark.parametrize("degree", range(1, MAX_DEGREE + 1))

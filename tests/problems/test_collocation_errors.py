@@ -394,6 +394,7 @@ def test_nan_that_appears_in_a_run_is_reported_by_its_status():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("two_threads")
 def test_a_term_without_a_finite_gradient_is_named(threads):
     points = np.linspace(-1, 1, 20).reshape(-1, 1)
 
@@ -407,13 +408,9 @@ def test_a_term_without_a_finite_gradient_is_named(threads):
     ]
     problem = kanmg.Collocation(coordinates=("x",), fields=("u",), terms=terms)
     hierarchy = kanmg.uniform_hierarchy((1, 1), degree=3, num_intervals=3, num_levels=1)
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        with pytest.raises(kanmg.ConvergenceError, match="\nTerm 'root' is without a finite gradient there: look"):
-            kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=3))
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(kanmg.ConvergenceError, match="\nTerm 'root' is without a finite gradient there: look"):
+        kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(kanmg.LBFGS(), steps=3, starts=3))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
