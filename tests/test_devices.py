@@ -15,7 +15,7 @@ from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
 from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, geometry, max_blocks
-from kanmg.evaluators.gpu_source import CallArguments
+from kanmg.evaluators.gpu_source import TILES, VARIANTS, CallArguments, Variant
 from kanmg.hierarchy import uniform_hierarchy
 from kanmg.testing.cases import NETWORKS
 
@@ -117,7 +117,7 @@ def test_evaluators_belong_to_devices() -> None:
 @pytest.mark.parametrize("index", [0, 1])
 def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices, index) -> None:
     """Device 1 is the current one; on another one the launch happens inside a `with` statement."""
-    kernels = CudaKernels(index, "float", 4, 64)
+    kernels = CudaKernels(index, "float", 4, Variant())
     assert kernels.limits == Limits(132, 232448)
     for _ in range(2):
         kernels.launch(CallArguments(samples=5), Launch("differentiate", 2, 7, 64, 1000), Launch("merge", 0, 1, 256))
@@ -129,28 +129,43 @@ def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices, ind
 
 
 H200 = Limits(132, 232448)
-SMALL = {"tile": 64, "functions": 15, "layers": [(20, 260), (100, 1300), (10, 130)], "itemsize": 8}
+SMALL = {"tile": 64, "slots": 23, "numbers": 5, "pairs": 640, "functions": 15, "itemsize": 8}
+SMALL |= {"layers": [(20, 260), (100, 1300), (10, 130)]}
 
 
 def test_launches_fit_the_device() -> None:
-    fits = geometry(H200, entries=115, **SMALL)
-    assert (fits.threads, fits.scratch_entries, fits.theta_is_shared, fits.copies) == (128, 0, True, 4)
+    fits = geometry(H200, **SMALL)
+    assert (fits.threads, fits.scratch_size, fits.variant) == (128, 0, Variant())
     assert fits.shared_bytes <= H200.shared_bytes // 2
-    alone = geometry(H200, entries=5 * 50, **SMALL)
-    assert (alone.threads, alone.scratch_entries, alone.copies) == (256, 0, 8)
-    huge = geometry(H200, entries=10**5, **SMALL)
-    assert (huge.threads, huge.scratch_entries) == (128, 65 * 10**5)
-    many = geometry(H200, entries=115, **(SMALL | {"layers": [(100, 10**6)]}))
-    assert (many.threads, many.theta_is_shared, many.copies) == (128, False, 0)
+    assert fits.staged * 9 * 16 <= fits.shared_bytes / 6  # rows of 15 numbers in packs of two, an odd number of packs
+    assert all(1 <= copies <= 8 for copies in fits.copies)
+    alone = geometry(H200, **(SMALL | {"slots": 50}))
+    assert (alone.threads, alone.scratch_size, alone.variant) == (256, 0, Variant())
+    huge = geometry(H200, **(SMALL | {"slots": 10**4}))
+    assert (huge.threads, huge.variant) == (128, Variant(64, *[False] * 3))
+    assert huge.scratch_size == 65 * (5 * 10**4 + 10**4 // 2)
+    many = geometry(H200, **(SMALL | {"layers": [(100, 10**6)]}))
+    assert (many.threads, many.variant, many.copies) == (128, Variant(64, True, False, False), ())
+
+
+def test_all_that_geometries_ask_for_is_known() -> None:
+    changes = [
+        {"tile": tile, "slots": slots, "functions": functions, "layers": [(1, size)]}
+        for tile in TILES
+        for slots in (3, 10**5)
+        for functions in (0, 15)
+        for size in (10, 20_000, 10**6)
+    ]
+    assert {geometry(H200, **(SMALL | change)).variant for change in changes} == set(VARIANTS)
 
 
 def test_blocks_are_as_many_as_run_together_or_have_memory() -> None:
-    fits, huge = geometry(H200, entries=115, **SMALL), geometry(H200, entries=10**5, **SMALL)
+    fits, huge = geometry(H200, **SMALL), geometry(H200, **(SMALL | {"slots": 10**4}))
     options = {"resident": 264, "num_coefficients": 1690, "itemsize": 8}
     assert max_blocks(fits, **options) == 264
     assert max_blocks(fits, **(options | {"num_coefficients": 10**6})) == (1 << 28) // (8 * 10**6)
     assert max_blocks(fits, **(options | {"num_coefficients": 10**9})) == 1
-    assert max_blocks(huge, **options) == (1 << 28) // (8 * 65 * 10**5)
+    assert max_blocks(huge, **options) == (1 << 28) // (8 * huge.scratch_size)
 
 
 def test_arrays_that_are_elsewhere_are_refused() -> None:

@@ -14,8 +14,8 @@ from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.gpu_arguments import DeviceEvaluator, Paths, address, groups, on_host
 from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, max_blocks, merge_blocks
-from kanmg.evaluators.gpu_layout import device_layout, num_edges, num_numbers, with_copies
-from kanmg.evaluators.gpu_source import MAX_THREADS, MERGE_GROUPS, TILES, CallArguments
+from kanmg.evaluators.gpu_layout import device_layout, num_edges, num_numbers, num_slots, with_slots
+from kanmg.evaluators.gpu_source import MAX_THREADS, MERGE_GROUPS, TILES, VARIANTS, CallArguments, Variant
 from kanmg.evaluators.plan import make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
@@ -31,6 +31,9 @@ __all__ = ["GPUEvaluator"]
 # Samples of one launch, and entries of a dense Jacobian that is multiplied at once.
 _CHUNK_SIZE = 1 << 22
 _JACOBIAN_ENTRIES = 1 << 28
+
+# Kernels that go forwards alone.
+_FORWARD = ("evaluate", "push_forward")
 
 _TYPE_NAMES = {"float64": "double", "float32": "float"}
 
@@ -75,12 +78,11 @@ class GPUEvaluator(DeviceEvaluator):
         self.device = torch.device(self._resolved(device))
         plan = make_plan(network, self.dtype, grouped=False)
         self._layers, order, places = device_layout(plan, network)
-        self._width = sum(network.widths)
         self._degree, self._size = len(plan.marker) - 1, len(order)
         self._tables, self._order, self._places = (
             torch.from_numpy(array).to(self.device) for array in (plan.tables, order, places)
         )
-        self._kernels = {tile: self.kernels_of_degree(self._degree, tile) for tile in TILES}
+        self._limits = self.kernels_of_degree(self._degree).limits
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -93,7 +95,6 @@ class GPUEvaluator(DeviceEvaluator):
             num_layers=len(self._layers),
             num_coefficients=self._size,
             num_places=network.num_coefficients,
-            entries=self._width,
         )
         self._reference = ReferenceEvaluator(network, self.dtype, self.device)
 
@@ -271,9 +272,9 @@ class GPUEvaluator(DeviceEvaluator):
             raise DeviceError("`GPUEvaluator` got `device='cpu'`. Use `device='cuda'`, or a `CPUEvaluator`.")
         return name
 
-    def kernels_of_degree(self, degree: int, tile: int) -> Kernels:
-        """Return the kernels of this device and dtype for splines of a degree and a number of samples in a tile."""
-        return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree, tile)
+    def kernels_of_degree(self, degree: int, variant: Variant = VARIANTS[0]) -> Kernels:
+        """Return the kernels of this device and dtype for splines of a degree."""
+        return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree, variant)
 
     def _by_reference(self, method: str, theta: Any, x: Any, directions: Any, last: Any, curvatures: Any) -> Any:
         """Compute what the kernels do not: derivatives of orders above 2. Results are NumPy arrays."""
@@ -323,13 +324,13 @@ class GPUEvaluator(DeviceEvaluator):
     def _start(self, sweep: _Sweep, call: CallArguments, theta: torch.Tensor) -> None:
         """Launch a kernel whose memory is chosen, and what is to follow."""
         shape, blocks = sweep.shape, sweep.blocks(call.samples)
-        call.layers, call.num_sums = sweep.layers.data_ptr(), sweep.num_sums
-        call.theta_is_shared, call.gradient_is_shared = shape.theta_is_shared, shape.copies > 0
-        if not shape.theta_is_shared:
+        call.layers, call.num_sums, call.entries = sweep.layers.data_ptr(), sweep.num_sums, sweep.slots
+        call.staged, call.scratch_size = shape.staged, shape.scratch_size
+        if not shape.variant.theta_is_shared:
             theta = self._ordered(theta)
         call.theta = theta.data_ptr()
-        if shape.scratch_entries:
-            scratch = self._empty(blocks * shape.scratch_entries)
+        if shape.scratch_size:
+            scratch = self._empty(blocks * shape.scratch_size)
             call.scratch = scratch.data_ptr()
         launch = Launch(sweep.kernel, sweep.directions, blocks, shape.threads, shape.shared_bytes)
         sweep.kernels.launch(call, launch, *sweep.further)
@@ -342,8 +343,10 @@ class GPUEvaluator(DeviceEvaluator):
         return self._sweeps[key]
 
     def _new_sweep(self, kernel: str, directions: int) -> _Sweep:
-        tile, shape = self._shape(kernel, directions)
-        kernels, wants_gradient = self._kernels[tile], kernel == "differentiate"
+        wants_gradient, keeps_all = kernel == "differentiate", kernel not in _FORWARD
+        slots = num_slots(self._layers, keeps_all=keeps_all)
+        shape = self._shape(directions, slots, wants_gradient=wants_gradient)
+        kernels = self.kernels_of_degree(self._degree, shape.variant)
         most_blocks = max_blocks(
             shape,
             resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
@@ -352,25 +355,28 @@ class GPUEvaluator(DeviceEvaluator):
         )
         merging = merge_blocks(self.network.num_coefficients, MAX_THREADS // MERGE_GROUPS)
         merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
-        layers, num_sums = with_copies(self._layers, shape)
+        layers, num_sums = with_slots(self._layers, shape, keeps_all=keeps_all)
         table, further = torch.from_numpy(layers).to(self.device), (merge,) if wants_gradient else ()
-        return _Sweep(kernel, directions, kernels, tile, shape, most_blocks, further, table, num_sums)
+        return _Sweep(kernel, directions, kernels, shape, most_blocks, further, table, num_sums, slots)
 
-    def _shape(self, kernel: str, directions: int) -> tuple[int, Geometry]:
+    def _shape(self, directions: int, slots: int, *, wants_gradient: bool) -> Geometry:
         """Choose the largest tile whose jets fit into shared memory, and what else does."""
-        shapes = {}
-        for tile, kernels in self._kernels.items():
-            shapes[tile] = geometry(
-                kernels.limits,
+        shapes = []
+        for tile in TILES:
+            shape = geometry(
+                self._limits,
                 tile=tile,
-                entries=self._width * (1 + 2 * directions),
-                functions=(3 if directions else 1) * (self._degree + 1) * (kernel == "differentiate"),
+                slots=slots,
+                numbers=1 + 2 * directions,
+                pairs=tile * max(self.network.widths[:-1]),
+                functions=(3 if directions else 1) * (self._degree + 1) * wants_gradient,
                 layers=[(num_edges(row), num_numbers(row)) for row in self._layers],
                 itemsize=self.dtype.itemsize,
             )
-            if not shapes[tile].scratch_entries:
-                return tile, shapes[tile]
-        return next(iter(shapes.items()))
+            if shape.variant.jets_are_shared:
+                return shape
+            shapes.append(shape)
+        return shapes[0]
 
     def _call(
         self,
@@ -408,16 +414,16 @@ class _Sweep(NamedTuple):
     kernel: str
     directions: int
     kernels: Kernels
-    tile: int
     shape: Geometry
     most_blocks: int
     further: tuple[Launch, ...]
     layers: torch.Tensor
     num_sums: int
+    slots: int
 
     def blocks(self, num_samples: int) -> int:
         """Count the blocks for a number of samples: no more than there are tiles."""
-        return max(1, min(-(-num_samples // self.tile), self.most_blocks))
+        return max(1, min(-(-num_samples // self.shape.variant.tile), self.most_blocks))
 
 
 def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:

@@ -10,7 +10,7 @@ from kanmg.arrays import resolve_dtype
 from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Launch
 from kanmg.evaluators.gpu_layout import device_layout
-from kanmg.evaluators.gpu_source import MAX_THREADS, TILES, CallArguments
+from kanmg.evaluators.gpu_source import MAX_THREADS, CallArguments
 from kanmg.evaluators.plan import make_plan
 from kanmg.network import Affine, Network, Spline
 
@@ -222,7 +222,7 @@ class _SplineStage:
         self.own = slice(first, first + layer.num_basis)
         layers = device_layout(plan, network)[0]
         self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
-        self.kernels = owner.kernels_of_degree(len(plan.marker) - 1, TILES[0])
+        self.kernels = owner.kernels_of_degree(len(plan.marker) - 1)
 
     def forward(self, array: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         owner, self.x = self.owner, x.contiguous()

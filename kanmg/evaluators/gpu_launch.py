@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from kanmg.devices import current_stream, import_cupy
-from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, STAGED, expression, source
+from kanmg.evaluators.gpu_source import KERNELS, MAX_THREADS, OPTIONS, Variant, expression, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +39,15 @@ __all__ = [
 _PARTIALS_BYTES = 1 << 28
 _SCRATCH_BYTES = 1 << 28
 
-# Copies of a layer's sums of gradients: the first that fit.
-_COPIES = (8, 4, 2, 1)
+# Copies of a layer's sums of gradients.
+_MOST_COPIES = 8
+
+# The part of a block's memory that holds basis functions.
+_FUNCTIONS_PART = 7
+
+# Bytes of the shared memory that a thread reads or writes at once; of an integer.
+_PACK_BYTES = 16
+_INT_BYTES = 4
 
 # What a device keeps of the shared memory for every block.
 _RESERVED_BYTES = 1024
@@ -66,50 +73,79 @@ class Geometry(NamedTuple):
 
     Attributes
     ----------
+    variant : Variant
+        What the kernel is compiled for.
     threads : int
         Of a block.
     shared_bytes : int
         Dynamic shared memory of a block.
-    scratch_entries : int
-        Length of a block's part of the array in global memory that holds the tile's jets; 0 if they are in shared
-        memory.
-    theta_is_shared : bool
-        Whether a copy of the coefficients is in shared memory.
-    copies : int
-        Of a block's sums of gradients in shared memory, at most; 0 if they are in global memory.
+    staged : int
+        Pairs of a sample and an input of which a block has the basis functions at a time.
+    copies : tuple of int
+        Of every layer's sums of gradients in shared memory; empty if they are in global memory.
+    scratch_size : int
+        Numbers of a block in the array in global memory that holds the tile's jets; 0 if they are in shared memory.
     """
 
+    variant: Variant
     threads: int
     shared_bytes: int
-    scratch_entries: int
-    theta_is_shared: bool
-    copies: int
+    staged: int = 0
+    copies: tuple[int, ...] = ()
+    scratch_size: int = 0
 
 
-def num_copies(edges: int, threads: int, most: int) -> int:
-    """Count the copies of a layer's sums: while its edges are fewer than the threads, several threads share an edge.
+def num_copies(layers: Sequence[tuple[int, int]], threads: int, room: int) -> tuple[int, ...]:
+    """Count the copies of every layer's sums: several threads share an edge while there are more threads than edges.
 
     Parameters
     ----------
-    edges : int
-        Of the layer; 0 for an affine layer, which has one copy.
+    layers : sequence of (int, int)
+        Edges, 0 for affine layers, which have one copy, and numbers of each layer's sums.
     threads : int
         Of a block.
-    most : int
+    room : int
+        Numbers that fit into the memory.
+
+    Returns
+    -------
+    tuple of int
+        Empty if there is no room for one copy of each.
+
+    Notes
+    -----
+    A layer with c copies takes time 1/c. One by one, that layer gets another copy which gains most for its memory.
 
     Examples
     --------
-    >>> num_copies(20, 128, 8), num_copies(20, 128, 4), num_copies(100, 128, 8)
-    (6, 4, 1)
+    >>> layers = [(20, 260), (100, 1300), (10, 130)]
+    >>> num_copies(layers, 128, 10_000), num_copies(layers, 128, 2200), num_copies(layers, 128, 1000)
+    ((6, 1, 8), (2, 1, 3), ())
     """
-    return max(1, min(most, threads // edges)) if edges else 1
+    copies, left = [1] * len(layers), room - sum(size for _, size in layers)
+    if left < 0:
+        return ()
+    most = [min(_MOST_COPIES, threads // edges) if edges else 1 for edges, _ in layers]
+    while True:
+        gains = [
+            (1 / (own * (own + 1) * size), number)
+            for number, (own, limit, (_, size)) in enumerate(zip(copies, most, layers, strict=True))
+            if own < limit and size <= left
+        ]
+        if not gains:
+            return tuple(copies)
+        chosen = max(gains)[1]
+        copies[chosen] += 1
+        left -= layers[chosen][1]
 
 
 def geometry(
     limits: Limits,
     *,
     tile: int,
-    entries: int,
+    slots: int,
+    numbers: int,
+    pairs: int,
     functions: int,
     layers: Sequence[tuple[int, int]],
     itemsize: int,
@@ -121,8 +157,12 @@ def geometry(
     limits : Limits
     tile : int
         Samples that run through the network together.
-    entries : int
-        Numbers of one sample's jets.
+    slots : int
+        Jets of a sample.
+    numbers : int
+        Of a jet.
+    pairs : int
+        Of a sample of a tile and an input of the widest layer.
     functions : int
         Numbers that are kept of one input's basis functions; 0 without gradient.
     layers : sequence of (int, int)
@@ -143,23 +183,33 @@ def geometry(
     Examples
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
-    >>> geometry(h200, tile=64, entries=8, functions=4, layers=[(10, 110), (5, 55)], itemsize=8)
-    Geometry(threads=128, shared_bytes=21672, scratch_entries=0, theta_is_shared=True, copies=8)
+    >>> options = {"tile": 64, "slots": 8, "numbers": 1, "pairs": 320, "itemsize": 8}
+    >>> geometry(h200, functions=4, layers=[(10, 110), (5, 55)], **options)
+    Geometry(variant=..., threads=128, shared_bytes=..., staged=320, copies=(8, 8), scratch_size=0)
     """
-    jets, size = entries * (tile + 1) * itemsize, sum(own for _, own in layers) * itemsize
-    fixed = STAGED * (functions * itemsize + 4) if functions else 0
+    jets, cells = slots * numbers * (tile + 1) * itemsize, slots * (tile + 1) * _INT_BYTES
+    size = sum(own for _, own in layers) * itemsize
+    row = (-(-functions * itemsize // _PACK_BYTES) | 1) * _PACK_BYTES  # odd: neighbours lie in different banks
     few, many = MAX_THREADS // 2, MAX_THREADS
     half, whole = (few, limits.shared_bytes // 2 - _RESERVED_BYTES), (many, limits.shared_bytes)
-    with_sums = [
-        (place, is_shared, copies) for place in (half, whole) for is_shared in (True, False) for copies in _COPIES
-    ]
-    without_sums = [(place, is_shared, 0) for place in (half, whole) for is_shared in (True, False)]
-    for (threads, budget), is_shared, copies in [*(with_sums if functions else []), *without_sums]:
-        sums = sum(own * num_copies(edges, threads, copies) for edges, own in layers) * itemsize if copies else 0
-        used = 8 * threads + fixed + jets + size * is_shared + sums
-        if used <= budget:
-            return Geometry(threads, used, 0, is_shared, copies)
-    return Geometry(few, 8 * few + fixed, entries * (tile + 1), theta_is_shared=False, copies=0)
+
+    def fixed(threads: int, budget: int) -> tuple[int, int]:
+        """Count the pairs whose basis functions are there, and the bytes of these and of the threads' losses."""
+        staged = max(1, min(budget // _FUNCTIONS_PART // row, pairs)) if functions else 0
+        return staged, 8 * threads + staged * row
+
+    choices = [(place, theta, True) for place in (half, whole) for theta in (True, False)]
+    choices += [(place, False, False) for place in (half, whole)] if functions else []
+    for (threads, budget), theta, sums in choices:
+        staged, used = fixed(threads, budget)
+        used += jets + cells + size * theta
+        copies = num_copies(layers, threads, (budget - used) // itemsize) if functions and sums else ()
+        used += sum(count * own for count, (_, own) in zip(copies, layers, strict=False)) * itemsize
+        if used <= budget and (copies or not functions or not sums):
+            return Geometry(Variant(tile, True, theta, sums), threads, used, staged, copies)
+    staged, used = fixed(*half)
+    scratch = -(-(jets + cells) // itemsize)
+    return Geometry(Variant(tile, False, False, False), few, used, staged, (), scratch)
 
 
 def max_blocks(shape: Geometry, *, resident: int, num_coefficients: int, itemsize: int) -> int:
@@ -176,8 +226,8 @@ def max_blocks(shape: Geometry, *, resident: int, num_coefficients: int, itemsiz
         Bytes of a number.
     """
     blocks = resident
-    if shape.scratch_entries:
-        blocks = min(blocks, _SCRATCH_BYTES // (shape.scratch_entries * itemsize))
+    if shape.scratch_size:
+        blocks = min(blocks, _SCRATCH_BYTES // (shape.scratch_size * itemsize))
     if num_coefficients:
         blocks = min(blocks, _PARTIALS_BYTES // (num_coefficients * itemsize))
     return max(1, blocks)
@@ -230,13 +280,12 @@ class CudaKernels:
         Number of the CUDA device.
     type_name : {"double", "float"}
     degree : int
-    tile : int
-        Samples that run through the network together.
+    variant : Variant
     """
 
-    def __init__(self, index: int, type_name: str, degree: int, tile: int) -> None:
+    def __init__(self, index: int, type_name: str, degree: int, variant: Variant) -> None:
         self._cupy = import_cupy(f"cuda:{index}")
-        self._index, self._type_name, self._degree, self._tile = index, type_name, degree, tile
+        self._index, self._type_name, self._degree, self._variant = index, type_name, degree, variant
         self._functions: dict[tuple[str, int], Any] = {}
         attributes = self._cupy.cuda.Device(index).attributes
         self.limits = Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
@@ -272,7 +321,7 @@ class CudaKernels:
         key = kernel, directions
         if key not in self._functions:
             name = expression(kernel, self._type_name, self._degree, directions)
-            module = self._cupy.RawModule(code=source(self._tile), options=OPTIONS, name_expressions=(name,))
+            module = self._cupy.RawModule(code=source(self._variant), options=OPTIONS, name_expressions=(name,))
             function = module.get_function(name)
             function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
             self._functions[key] = function
@@ -280,7 +329,7 @@ class CudaKernels:
 
 
 @cache
-def cuda_kernels(index: int, type_name: str, degree: int, tile: int) -> CudaKernels:
+def cuda_kernels(index: int, type_name: str, degree: int, variant: Variant) -> CudaKernels:
     """Return the kernels of a device, always the same for the same arguments.
 
     Parameters
@@ -288,9 +337,9 @@ def cuda_kernels(index: int, type_name: str, degree: int, tile: int) -> CudaKern
     index : int
     type_name : {"double", "float"}
     degree : int
-    tile : int
+    variant : Variant
     """
-    return CudaKernels(index, type_name, degree, tile)
+    return CudaKernels(index, type_name, degree, variant)
 
 
 def all_expressions(type_name: str, degree: int) -> list[str]:

@@ -6,9 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanmg.evaluators.gpu_launch import num_copies
-from kanmg.evaluators.gpu_source import CARDINAL, COPIES, SUMS, WIDTHS_BEFORE
-from kanmg.evaluators.plan import AFFINE, BASIS, BIAS, COEFFICIENTS, INPUTS, KIND, OUTPUTS, UNIFORM
+from kanmg.evaluators.gpu_source import CARDINAL, COPIES, SUMS
+from kanmg.evaluators.plan import (
+    AFFINE,
+    BASIS,
+    BIAS,
+    COEFFICIENTS,
+    INPUT_SLOT,
+    INPUTS,
+    KIND,
+    OUTPUT_SLOT,
+    OUTPUTS,
+    UNIFORM,
+)
 from kanmg.network import Network, Spline
 
 if TYPE_CHECKING:
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
     Order = npt.NDArray[np.int32]
 
-__all__ = ["device_layout", "num_edges", "num_numbers", "with_copies"]
+__all__ = ["device_layout", "num_edges", "num_numbers", "num_slots", "with_slots"]
 
 
 def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]:
@@ -41,7 +51,6 @@ def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]
         Of each of the user's coefficients the number of the kernels'.
     """
     layers, parts, begin = plan.layers.copy(), [], 0
-    layers[:, WIDTHS_BEFORE] = np.cumsum(layers[:, INPUTS]) - layers[:, INPUTS]
     user = np.arange(network.num_coefficients)
     of_plan = np.full(plan.num_coefficients, -1)
     of_plan[user if plan.padding is None else plan.padding.positions] = user
@@ -85,14 +94,30 @@ def num_numbers(row: IntArray) -> int:
     return int((row[INPUTS] + row[BIAS]) * row[OUTPUTS]) if row[KIND] == AFFINE else num_edges(row) * int(row[BASIS])
 
 
-def with_copies(layers: IntArray, shape: Geometry) -> tuple[IntArray, int]:
-    """Tell the kernels where the copies of every layer's sums of gradients are.
+def num_slots(layers: IntArray, *, keeps_all: bool) -> int:
+    """Count the jets that a sample has at a time.
+
+    Parameters
+    ----------
+    layers : ndarray of int64
+        The table of layers.
+    keeps_all : bool
+        Whether those of all layers are needed at the end, or only those of the layer at hand.
+    """
+    inputs, outputs = layers[:, INPUTS], layers[:, OUTPUTS]
+    return int(inputs.sum() + outputs[-1]) if keeps_all else int((inputs + outputs).max())
+
+
+def with_slots(layers: IntArray, shape: Geometry, *, keeps_all: bool) -> tuple[IntArray, int]:
+    """Tell the kernels where every layer's jets and the copies of its sums of gradients are.
 
     Parameters
     ----------
     layers : ndarray of int64
         The table of layers.
     shape : Geometry
+    keeps_all : bool
+        As in `num_slots`; otherwise the ends of layers are at either end of the memory in turn.
 
     Returns
     -------
@@ -100,8 +125,15 @@ def with_copies(layers: IntArray, shape: Geometry) -> tuple[IntArray, int]:
     num_sums : int
         How many numbers all copies have.
     """
-    result, num_sums = layers.copy(), 0
-    for row in result:
-        row[SUMS], row[COPIES] = num_sums, num_copies(num_edges(row), shape.threads, max(1, shape.copies))
-        num_sums += row[COPIES] * num_numbers(row)
+    result, num_sums, slot = layers.copy(), 0, 0
+    size = num_slots(layers, keeps_all=keeps_all)
+    for row, copies in zip(result, shape.copies or (1,) * len(result), strict=True):
+        row[INPUT_SLOT] = slot
+        if keeps_all:
+            slot += row[INPUTS]
+        else:
+            slot = 0 if slot else size - row[OUTPUTS]
+        row[OUTPUT_SLOT] = slot
+        row[SUMS], row[COPIES] = num_sums, copies
+        num_sums += copies * num_numbers(row)
     return result, num_sums

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from kanmg.evaluators import plan
 
@@ -17,11 +18,11 @@ __all__ = [
     "MAX_THREADS",
     "MERGE_GROUPS",
     "OPTIONS",
-    "STAGED",
     "SUMS",
     "TILES",
-    "WIDTHS_BEFORE",
+    "VARIANTS",
     "CallArguments",
+    "Variant",
     "expression",
     "source",
 ]
@@ -35,8 +36,7 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("double *", "losses"),
     ("long long *", "status"),
     *(("long long ", name) for name in ("num_layers", "num_coefficients", "num_places", "samples", "all_samples")),
-    *(("long long ", name) for name in ("entries", "theta_is_shared", "gradient_is_shared", "row_stride")),
-    *(("long long ", name) for name in ("num_sums", "num_partials")),
+    *(("long long ", name) for name in ("entries", "scratch_size", "staged", "row_stride", "num_sums", "num_partials")),
 )
 """C++ types and names of what every kernel is told: addresses, zero where there is nothing, and numbers."""
 
@@ -59,18 +59,38 @@ KERNELS: dict[str, tuple[int, ...]] = {
 CARDINAL = 2
 """What stands in the place of `plan.UNIFORM` where the polynomials of a cell are those that the compiler knows."""
 
-WIDTHS_BEFORE, SUMS, COPIES = plan.INPUT_SLOT, plan.OUTPUT_SLOT, plan.ADJOINT_SLOT
-"""Columns that mean something else here than on the CPU: the widths of all layers before, where a layer's sums of
-gradients begin in a block's memory, and how many copies of them there are."""
+SUMS, COPIES = plan.ADJOINT_SLOT, plan.COTANGENT_SLOT
+"""Columns that mean something else here than on the CPU: where a layer's sums of gradients begin in a block's memory,
+and how many copies of them there are."""
 
 MAX_THREADS = 256
 """Of a block. A power of two."""
 
-STAGED = 128
-"""Pairs of samples and inputs of which a block has the basis functions at a time."""
-
 TILES = (64, 32)
 """Samples that run through the network together; the kernels are compiled for one of these."""
+
+
+class Variant(NamedTuple):
+    """What the sources are compiled for, besides types and degrees.
+
+    Attributes
+    ----------
+    tile : int
+        Samples that run through the network together.
+    jets_are_shared, theta_is_shared, sums_are_shared : bool
+        Whether the tile's jets, a copy of the coefficients and the sums of gradients are in a block's shared memory.
+    """
+
+    tile: int = TILES[0]
+    jets_are_shared: bool = True
+    theta_is_shared: bool = True
+    sums_are_shared: bool = True
+
+
+_PLACES = [(True, True, True), (True, False, True), (True, False, False), (False, False, False)]
+
+VARIANTS: tuple[Variant, ...] = tuple(Variant(tile, *places) for tile in TILES for places in _PLACES)
+"""All that the evaluators ask for."""
 
 MERGE_GROUPS = 16
 """Groups of threads among which the merge kernel divides the blocks."""
@@ -96,19 +116,20 @@ _COLUMNS: tuple[str, ...] = (
     "TABLE_STRIDE",
     "CELLS",
     "UNIFORM",
+    "INPUT_SLOT",
+    "OUTPUT_SLOT",
 )
 _COLUMNS += ("OUTSIDE", "BIAS", "NUMBER", "NUM_FIELDS", "AFFINE", "SPLINE")
 _COLUMNS += ("EXTEND", "LINEAR", "CLAMP", "ZERO", "ERROR")
 
 
 @cache
-def source(tile: int = TILES[0]) -> str:
+def source(variant: Variant = VARIANTS[0]) -> str:
     """Join the files, with the constants and the parameters that Python knows.
 
     Parameters
     ----------
-    tile : int
-        Samples that run through the network together.
+    variant : Variant
 
     Returns
     -------
@@ -116,7 +137,7 @@ def source(tile: int = TILES[0]) -> str:
         One piece, without includes: CuPy's cache of compiled kernels sees no other files.
     """
     folder = Path(__file__).with_name("cuda")
-    parts = {"call": _call(tile)}
+    parts = {"call": _call(variant)}
     texts = (parts.get(name) or folder.joinpath(f"{name}.cu").read_text() for name in _FILES)
     return "\n".join(texts)
 
@@ -146,11 +167,11 @@ def expression(kernel: str, type_name: str, degree: int, directions: int) -> str
     return f"{kernel}<{', '.join(arguments)}>"
 
 
-def _call(tile: int) -> str:
+def _call(variant: Variant) -> str:
     """Constants of the table of layers, and the argument of the kernels."""
     constants = [f"{name} = {getattr(plan, name)}" for name in _COLUMNS]
-    constants += [f"WIDTHS_BEFORE = {WIDTHS_BEFORE}", f"SUMS = {SUMS}", f"COPIES = {COPIES}", f"CARDINAL = {CARDINAL}"]
-    constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}", f"STAGED = {STAGED}"]
-    constants += [f"TILE = {tile}"]
+    constants += [f"SUMS = {SUMS}", f"COPIES = {COPIES}", f"CARDINAL = {CARDINAL}"]
+    constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}"]
+    constants += [f"{name.upper()} = {int(value)}" for name, value in variant._asdict().items()]
     members = "\n".join(f"    {kind}{name};" for kind, name in FIELDS)
     return f"enum {{ {', '.join(constants)} }};\ntemplate <typename T> struct Call {{\n{members}\n}};\n"

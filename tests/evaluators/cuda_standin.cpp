@@ -15,7 +15,13 @@
 #define ROLLED
 
 static int the_block, the_blocks, the_threads, is_reversed;
+static int jets_are_shared, theta_is_shared, sums_are_shared;
 static double *the_memory;
+
+// Constants of the compiler on a device.
+#define JETS_ARE_SHARED jets_are_shared
+#define THETA_IS_SHARED theta_is_shared
+#define SUMS_ARE_SHARED sums_are_shared
 
 inline int block_number() { return the_block; }
 inline int num_blocks() { return the_blocks; }
@@ -44,6 +50,12 @@ int run(void (*kernel)(const Call<REAL>), long long blocks, long long threads, l
             if (memory[i] != guard) return 1;
     }
     return 0;
+}
+
+extern "C" void place(int jets, int theta, int sums) {
+    jets_are_shared = jets;
+    theta_is_shared = theta;
+    sums_are_shared = sums;
 }
 
 extern "C" void reverse_threads(int wanted) { is_reversed = wanted; }

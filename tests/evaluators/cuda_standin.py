@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kanmg.evaluators.gpu_dense import DenseGPUEvaluator, GPUEvaluator
 from kanmg.evaluators.gpu_launch import Limits
-from kanmg.evaluators.gpu_source import KERNELS, source
+from kanmg.evaluators.gpu_source import KERNELS, VARIANTS, Variant, source
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 NO_COMPILER = "no C++ compiler (g++ or clang++) to compile the CUDA sources with"
@@ -19,12 +19,25 @@ NO_COMPILER = "no C++ compiler (g++ or clang++) to compile the CUDA sources with
 H200 = Limits(num_processors=132, shared_bytes=232448)
 
 
+PLACES = Variant._fields[1:]
+
+
+def source_of_all_places(tile):
+    """The source for which cuda_standin.cpp says at every call what is in shared memory: one library serves all."""
+    text = source(Variant(tile))
+    for name in PLACES:
+        constant = f", {name.upper()} = 1"
+        assert constant in text
+        text = text.replace(constant, "")
+    return text
+
+
 @functools.cache
 def library(type_name, degree, tile):
-    """Compile all kernels of a type and a degree."""
+    """Compile all kernels of a type, a degree and a number of samples in a tile."""
     with tempfile.TemporaryDirectory() as folder:
         text, target = Path(folder, "source.h"), Path(folder, "kernels.so")
-        text.write_text(source(tile))
+        text.write_text(source_of_all_places(tile))
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
         command += [f"-DREAL={type_name}", f"-DOF_DEGREE={degree}", f'-DSOURCE="{text}"']
         command += [str(Path(__file__).with_name("cuda_standin.cpp")), "-o", str(target)]
@@ -36,12 +49,14 @@ def library(type_name, degree, tile):
 class StandinKernels:
     """What `gpu_launch.CudaKernels` is, without a device."""
 
-    def __init__(self, type_name, degree, tile, limits=H200):
+    def __init__(self, type_name, degree, variant, limits=H200):
         self.limits = limits
         self.launched = []
-        self._library_arguments = type_name, degree, tile
+        self.variant = variant
+        self._library_arguments = type_name, degree, variant.tile
 
     def launch(self, call, *launches):
+        self.library.place(*(getattr(self.variant, name) for name in PLACES))
         for kernel, directions, blocks, threads, shared_bytes in launches:
             self.launched.append((kernel, directions, blocks, threads, shared_bytes))
             function = getattr(self.library, f"{kernel}_{directions if KERNELS[kernel] else 0}")
@@ -66,8 +81,13 @@ class OnTheCPU:
     def _resolved(self, device):
         return str(device).replace("cuda", "cpu")
 
-    def kernels_of_degree(self, degree, tile):
-        return StandinKernels({"float64": "double", "float32": "float"}[self.dtype.name], degree, tile, self.limits)
+    def kernels_of_degree(self, degree, variant=VARIANTS[0]):
+        assert variant in VARIANTS
+        kernels, key = self.__dict__.setdefault("kernels", {}), (degree, variant)
+        if key not in kernels:
+            type_name = {"float64": "double", "float32": "float"}[self.dtype.name]
+            kernels[key] = StandinKernels(type_name, degree, variant, self.limits)
+        return kernels[key]
 
 
 class Standin(OnTheCPU, GPUEvaluator):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kanmg.evaluators.gpu_launch import all_expressions
-from kanmg.evaluators.gpu_source import FIELDS, KERNELS, OPTIONS, TILES, source
+from kanmg.evaluators.gpu_source import FIELDS, KERNELS, OPTIONS, TILES, VARIANTS, Variant, expression, source
 from kanmg.splines._checks import MAX_DEGREE
 
 
@@ -26,20 +28,28 @@ NVRTC = nvrtc_path()
 needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="NVRTC is not installed: the wheel nvidia-cuda-nvrtc")
 
 
-def compiled(names, architecture, tile=TILES[0], options=OPTIONS):
-    """Compile instances of kernels; returns the status and what the compiler says."""
+def text_of(nvrtc, program, what):
+    """The log of a program, or its PTX."""
+    size = ctypes.c_size_t()
+    assert getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)) == 0
+    text = ctypes.create_string_buffer(size.value)
+    assert getattr(nvrtc, f"nvrtcGet{what}")(program, text) == 0
+    return text.value.decode()
+
+
+def compiled(names, architecture, variant=VARIANTS[0], options=OPTIONS):
+    """Compile instances of kernels; returns the status, what the compiler says, and the PTX."""
     nvrtc = ctypes.CDLL(str(NVRTC))
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(tile).encode(), b"kanmg.cu", 0, None, None) == 0
+    program = ctypes.c_void_p()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(variant).encode(), b"kanmg.cu", 0, None, None) == 0
     for name in names:
         assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
     given = [option.encode() for option in (*options, f"--gpu-architecture={architecture}")]
     status = nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
-    assert nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)) == 0
-    log = ctypes.create_string_buffer(size.value)
-    assert nvrtc.nvrtcGetProgramLog(program, log) == 0
+    log = text_of(nvrtc, program, "ProgramLog")
+    ptx = text_of(nvrtc, program, "PTX") if status == 0 else ""
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return status, log.value.decode()
+    return status, log, ptx
 
 
 # Without optimisation, which takes most of the time, and for virtual architectures: every template is
@@ -51,7 +61,14 @@ def compiled(names, architecture, tile=TILES[0], options=OPTIONS):
 @pytest.mark.parametrize("tile", TILES)
 def test_every_instance_compiles(tile, architecture, type_name, degree):
     options = (*OPTIONS, "--Ofast-compile=max")
-    assert compiled(all_expressions(type_name, degree), architecture, tile, options) == (0, "")
+    assert compiled(all_expressions(type_name, degree), architecture, Variant(tile), options)[:2] == (0, "")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_compiles(variant):
+    options = (*OPTIONS, "--Ofast-compile=max")
+    assert compiled(all_expressions("double", 3), "compute_90", variant, options)[:2] == (0, "")
 
 
 @needs_nvrtc
@@ -65,13 +82,36 @@ def test_every_instance_compiles(tile, architecture, type_name, degree):
     ],
 )
 def test_machine_code(architecture, type_name, degree, tile):
-    assert compiled(all_expressions(type_name, degree), architecture, tile) == (0, "")
+    assert compiled(all_expressions(type_name, degree), architecture, Variant(tile))[:2] == (0, "")
+
+
+def accesses(kernel, variant):
+    """The kinds of instructions of a kernel that load and store."""
+    _, _, ptx = compiled([expression(kernel, "double", 2, 1)], "compute_90", variant)
+    return set(re.findall(r"\b((?:ld|st)(?:\.\w+)*)\s", ptx))
+
+
+@pytest.fixture(scope="module")
+def optimising():
+    """A process of its own: once NVRTC was told not to optimise, it never does so fully again."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("variant", VARIANTS[: len(VARIANTS) // len(TILES)])
+@pytest.mark.parametrize("kernel", ["evaluate", "differentiate", "differentiate_rows", "push_forward"])
+def test_the_compiler_knows_where_all_memory_is(kernel, variant, optimising):
+    """An access to memory that may be shared or global takes longer, and addresses of twice the length."""
+    found = optimising.submit(accesses, kernel, variant).result()
+    assert ("ld.shared.u32" in found) == variant.jets_are_shared  # cells
+    assert [access for access in found if not re.search(r"\.(shared|global|local|param)\b", access)] == []
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("options", [OPTIONS, (*OPTIONS, "--Ofast-compile=max")])
 def test_an_error_is_seen(options):
-    status, log = compiled(["evaluate<double, 3, 7, 7>"], "compute_80", options=options)
+    status, log, _ = compiled(["evaluate<double, 3, 7, 7>"], "compute_80", options=options)
     assert status != 0
     assert "evaluate" in log
 

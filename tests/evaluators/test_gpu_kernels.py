@@ -106,7 +106,7 @@ def test_no_block_takes_more_shared_memory_than_there_is():
     evaluator = limited(132, 49152)(case.network, "float64", "cpu")
     for method in ("value", "squared_error", "jet_adjoint"):
         case.call(evaluator, method)
-    sizes = [launch[-1] for kernels in evaluator._kernels.values() for launch in kernels.launched]
+    sizes = [launch[-1] for kernels in evaluator.kernels.values() for launch in kernels.launched]
     assert 0 < max(sizes) <= 49152
 
 
@@ -116,7 +116,7 @@ def test_no_thread_reads_what_another_one_writes_in_the_same_phase(name):
     case = Case.drawn(NETWORKS[name], "float64", num_samples=200).curved()
     evaluator = Standin(case.network, "float64", "cpu")
     expected = case.results(evaluator)
-    libraries = [kernels.library for kernels in evaluator._kernels.values()]
+    libraries = [kernels.library for kernels in evaluator.kernels.values()]
     try:
         for library in libraries:
             library.reverse_threads(1)

@@ -4,8 +4,8 @@
 // numbers one behind the other, so that the compiler knows how far apart those of one cell are; `row` is odd, so that
 // neighbouring edges lie in different banks of the shared memory.
 struct Layer {
-    int kind, inputs, outputs, row, coefficients, table, table_stride, cells, uniform, outside, bias, number, before;
-    int sums, copies;
+    int kind, inputs, outputs, row, coefficients, table, table_stride, cells, uniform, outside, bias, number;
+    int input_slot, output_slot, sums, copies;
 
     DEVICE explicit Layer(const long long *from)
         : kind(static_cast<int>(from[KIND])), inputs(static_cast<int>(from[INPUTS])),
@@ -14,8 +14,8 @@ struct Layer {
           table_stride(static_cast<int>(from[TABLE_STRIDE])), cells(static_cast<int>(from[CELLS])),
           uniform(static_cast<int>(from[UNIFORM])), outside(static_cast<int>(from[OUTSIDE])),
           bias(static_cast<int>(from[BIAS])), number(static_cast<int>(from[NUMBER])),
-          before(static_cast<int>(from[WIDTHS_BEFORE])), sums(static_cast<int>(from[SUMS])),
-          copies(static_cast<int>(from[COPIES])) {}
+          input_slot(static_cast<int>(from[INPUT_SLOT])), output_slot(static_cast<int>(from[OUTPUT_SLOT])),
+          sums(static_cast<int>(from[SUMS])), copies(static_cast<int>(from[COPIES])) {}
 
     DEVICE int size() const { return kind == AFFINE ? (inputs + bias) * outputs : inputs * outputs * row; }
     DEVICE int edge(int p, int q) const { return coefficients + (p * outputs + q) * row; }
@@ -26,19 +26,20 @@ struct Layer {
     }
 };
 
-// A point of one input of a spline layer: its cell and where it lies in it.
-template <typename T> struct Place {
+// Where a point of one input of a spline layer lies, as it is kept: its cell, and t, which is 0 at the left end of the cell
+// and 1 at the right one. Outside, where the policy is not EXTEND: -1 - the end cell, and how far outside.
+template <typename T> struct Spot {
     int cell;
-    T t;              // 0 at the left end of the cell, 1 at the right one
-    T inverse;        // 1 over the length of the cell
-    T excess;         // how far the point lies outside, where the policy is not EXTEND
-    const T *powers;  // the polynomials of the cell: (power, function); null for those of Cardinal
+    T t;
+
+    DEVICE bool is_outside() const { return cell < 0; }
+    DEVICE int own_cell() const { return is_outside() ? -1 - cell : cell; }
 };
 
 // Find the cell that holds x: the last whose left end is not beyond it. Outside, and for NaN, an end cell.
 template <typename T> DEVICE int find_cell(T x, const T *breakpoints, int num_cells) {
     int low = 0, high = num_cells;
-    while (high - low > 1) {
+    ROLLED while (high - low > 1) {
         const int middle = (low + high) / 2;
         if (x >= breakpoints[middle]) low = middle;
         else high = middle;
@@ -46,35 +47,52 @@ template <typename T> DEVICE int find_cell(T x, const T *breakpoints, int num_ce
     return low;
 }
 
-template <typename T, int DEGREE>
-DEVICE Place<T> locate(T x, const Layer &layer, int p, const T *tables, long long *status) {
+// NaN counts as inside.
+template <typename T>
+DEVICE Spot<T> locate(T x, const Layer &layer, int p, const T *tables, long long *status) {
     const T *table = tables + layer.table + p * layer.table_stride;
     const int num_cells = layer.cells;
-    T inside = x;
     if (layer.outside != EXTEND) {
         const T left = table[0], right = table[1];
         if (x < left || x > right) {
-            inside = x < left ? left : right;
             if (layer.outside == ERROR) report(status, layer.number);
+            return x < left ? Spot<T>{-1, x - left} : Spot<T>{-num_cells, x - right};
         }
     }
-    Place<T> place;
     if (layer.uniform) {
-        place.inverse = table[2];
-        const T u = (inside - table[0]) * place.inverse;
-        place.cell = u > 0 ? (u < num_cells - 1 ? static_cast<int>(u) : num_cells - 1) : 0;
-        place.t = u - place.cell;
-        place.powers = layer.uniform == CARDINAL ? nullptr : table + 3;
-    } else {
-        const T *breakpoints = table + 2;
-        place.cell = find_cell(inside, breakpoints, num_cells);
-        place.inverse = breakpoints[num_cells + 1 + place.cell];
-        place.t = (inside - breakpoints[place.cell]) * place.inverse;
-        place.powers = breakpoints + 2 * num_cells + 1 + place.cell * (DEGREE + 1) * (DEGREE + 1);
+        const T u = (x - table[0]) * table[2];
+        const int cell = u > 0 ? (u < num_cells - 1 ? static_cast<int>(u) : num_cells - 1) : 0;
+        return Spot<T>{cell, u - cell};
     }
-    place.excess = x - inside;  // NaN for NaN, which counts as inside below
-    return place;
+    const T *breakpoints = table + 2;
+    const int cell = find_cell(x, breakpoints, num_cells);
+    return Spot<T>{cell, (x - breakpoints[cell]) * breakpoints[num_cells + 1 + cell]};
 }
+
+// What basis functions are evaluated from.
+template <typename T> struct Place {
+    int cell;
+    T t;
+    T inverse;        // 1 over the length of the cell
+    T excess;         // how far the point lies outside, where the policy is not EXTEND
+    const T *powers;  // the polynomials of the cell: (power, function); null for those of Cardinal
+
+    DEVICE Place(const Spot<T> &spot, const Layer &layer, int p, const T *tables, int degree) {
+        const T *table = tables + layer.table + p * layer.table_stride;
+        const bool outside = spot.is_outside();
+        cell = spot.own_cell();
+        excess = outside ? spot.t : T(0);
+        t = outside ? (spot.t < 0 ? T(0) : T(1)) : spot.t;
+        if (layer.uniform) {
+            inverse = table[2];
+            powers = layer.uniform == CARDINAL ? nullptr : table + 3;
+        } else {
+            const T *breakpoints = table + 2;
+            inverse = breakpoints[layer.cells + 1 + cell];
+            powers = breakpoints + 2 * layer.cells + 1 + cell * (degree + 1) * (degree + 1);
+        }
+    }
+};
 
 // Power coefficients of the uniform B-splines on a cell of length one and of their derivatives, (derivative, power,
 // function), known to the compiler:
@@ -124,7 +142,7 @@ template <typename T, int DEGREE, int LEVELS> struct Functions {
     DEVICE Functions(const Place<T> &place, int outside) {
         if (place.powers) from_table(place);
         else from_constants(place);
-        if (place.excess < 0 || place.excess > 0) leave(place, outside);
+        if (place.excess != 0) leave(place, outside);
     }
 
     DEVICE void from_constants(const Place<T> &place) {

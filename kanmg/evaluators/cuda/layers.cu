@@ -20,10 +20,19 @@ template <int D> constexpr int NUMBERS = 1 + 2 * D;
 // samples in a tile, so that the numbers of one sample lie in different banks of the shared memory.
 enum { STRIDE = TILE + 1 };
 
-// The jets of one sample at one layer's ends: number j of entry p.
+// The jets of one sample at one layer's ends: number j of entry p. Where a spline layer follows, the value is not needed
+// but for its cell and t, which take its place once it is known: most of the work of finding a cell is done once.
 template <typename T, int D> struct Column {
     T *first;
+    int *cells;
+
     DEVICE T &operator()(int j, int p) const { return first[(p * NUMBERS<D> + j) * STRIDE]; }
+    DEVICE Spot<T> spot(int p) const { return Spot<T>{cells[p * STRIDE], (*this)(0, p)}; }
+
+    DEVICE void put(int p, const Spot<T> &spot) const {
+        cells[p * STRIDE] = spot.cell;
+        (*this)(0, p) = spot.t;
+    }
 };
 
 // Outputs whose jets one thread keeps in registers at a time.
@@ -57,10 +66,10 @@ template <typename T, int D> struct Slopes {
 // Compute the jets of `count` outputs from q0 on; at most a group.
 template <typename T, int DEGREE, int D>
 DEVICE void forward_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> y, int q0,
-                           int count, long long *status) {
+                           int count) {
     T y0[GROUP<D>] = {}, y1[GROUP<D>][D ? D : 1] = {}, y2[GROUP<D>][D ? D : 1] = {};
     ROLLED for (int p = 0; p < layer.inputs; ++p) {
-        const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
+        const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
         const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
         const Slopes<T, D> slopes(z, p, place.inverse);
         const T *edge = theta + layer.edge(p, q0) + place.cell;
@@ -105,9 +114,8 @@ DEVICE void forward_affine(const Layer &layer, const T *theta, Column<T, D> z, C
 
 // Replace the jet of input p of a spline layer by its adjoint.
 template <typename T, int DEGREE, int D>
-DEVICE void pull_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> b, int p,
-                        long long *status) {
-    const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
+DEVICE void pull_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> b, int p) {
+    const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
     const Functions<T, DEGREE, D ? 4 : 2> functions(place, layer.outside);
     const Slopes<T, D> slopes(z, p, place.inverse);
     const T *edge = theta + layer.edge(p, 0) + place.cell;
@@ -161,9 +169,8 @@ template <typename T> struct Row {
 
 // Write the gradient of one sample with respect to the coefficients of input p of a spline layer.
 template <typename T, int DEGREE, int D>
-DEVICE void write_spline(const Layer &layer, const T *tables, Column<T, D> z, Column<T, D> b, int p, long long *status,
-                         const Row<T> &to) {
-    const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, tables, status);
+DEVICE void write_spline(const Layer &layer, const T *tables, Column<T, D> z, Column<T, D> b, int p, const Row<T> &to) {
+    const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
     const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
     const Slopes<T, D> slopes(z, p, place.inverse);
     for (int q = 0; q < layer.outputs; ++q) {

@@ -18,7 +18,8 @@ template <typename T, int DEGREE> KERNEL fill_basis(PARAMETERS) {
     EACH_THREAD(t) {
         for (long long i = pairs.first(t); i < pairs.number; i += pairs.step) {
             const int p = static_cast<int>(i % pairs.layer.inputs);
-            const Place<T> place = locate<T, DEGREE>(call.x[i], pairs.layer, p, call.tables, call.status);
+            const Spot<T> spot = locate(call.x[i], pairs.layer, p, call.tables, call.status);
+            const Place<T> place(spot, pairs.layer, p, call.tables, DEGREE);
             const Functions<T, DEGREE, 1> functions(place, pairs.layer.outside);
             T *own = call.values + i * call.row_stride + place.cell;
             UNROLL for (int s = 0; s <= DEGREE; ++s) own[s] = functions.at[0][s];
@@ -33,7 +34,8 @@ template <typename T, int DEGREE> KERNEL pull_basis(PARAMETERS) {
     EACH_THREAD(t) {
         for (long long i = pairs.first(t); i < pairs.number; i += pairs.step) {
             const int p = static_cast<int>(i % pairs.layer.inputs);
-            const Place<T> place = locate<T, DEGREE>(call.x[i], pairs.layer, p, call.tables, call.status);
+            const Spot<T> spot = locate(call.x[i], pairs.layer, p, call.tables, call.status);
+            const Place<T> place(spot, pairs.layer, p, call.tables, DEGREE);
             const Functions<T, DEGREE, 2> functions(place, pairs.layer.outside);
             const Coefficients<T, DEGREE> own(call.rows + i * call.row_stride + place.cell);
             call.values[i] = contract<T, DEGREE>(own.of, functions.at[1]) * place.inverse;

@@ -1,19 +1,19 @@
 // One sample: where its jets are, what is read for it and written for it.
 
-// The jets of one sample: those of all layers' inputs and of the last layer's outputs, one behind the other.
+// The jets of one sample: those of all layers' inputs and of the last layer's outputs; where nothing goes backwards, those of
+// the layer at hand alone.
 template <typename T, int D> struct Sample {
     const Call<T> &call;
     T *first;
+    int *cells;
 
-    DEVICE Sample(const Call<T> &call, T *first) : call(call), first(first) {}
+    DEVICE Sample(const Call<T> &call, T *first, int *cells) : call(call), first(first), cells(cells) {}
 
-    DEVICE Column<T, D> inputs(const Layer &layer) const {
-        return Column<T, D>{first + layer.before * (NUMBERS<D> * STRIDE)};
+    DEVICE Column<T, D> column(int slot) const {
+        return Column<T, D>{first + slot * (NUMBERS<D> * STRIDE), cells + slot * STRIDE};
     }
-
-    DEVICE Column<T, D> outputs(const Layer &layer) const {
-        return Column<T, D>{first + (layer.before + layer.inputs) * (NUMBERS<D> * STRIDE)};
-    }
+    DEVICE Column<T, D> inputs(const Layer &layer) const { return column(layer.input_slot); }
+    DEVICE Column<T, D> outputs(const Layer &layer) const { return column(layer.output_slot); }
 };
 
 template <typename T> DEVICE Layer layer_of(const Call<T> &call, int number) {
@@ -29,6 +29,16 @@ template <typename T> DEVICE long long place_of(const Call<T> &call, int d, long
     return (d * call.all_samples + n) * width + i;
 }
 
+// Find the cells of the values p0, ..., p0 + count - 1 that go into a layer, if it is a spline layer.
+template <typename T, int D> DEVICE void settle(const Sample<T, D> &sample, int number, int p0, int count) {
+    const Call<T> &call = sample.call;
+    if (number == call.num_layers) return;
+    const Layer layer = layer_of(call, number);
+    if (layer.kind == AFFINE) return;
+    const Column<T, D> z = sample.inputs(layer);
+    ROLLED for (int p = p0; p < p0 + count; ++p) z.put(p, locate(z(0, p), layer, p, call.tables, call.status));
+}
+
 // Write the jets of the network's inputs.
 template <typename T, int D> DEVICE void begin(const Sample<T, D> &sample, const Layer &layer, long long n) {
     const Call<T> &call = sample.call;
@@ -41,6 +51,7 @@ template <typename T, int D> DEVICE void begin(const Sample<T, D> &sample, const
             z(1 + D + d, p) = call.curvatures ? call.curvatures[own] : T(0);
         }
     }
+    settle(sample, 0, 0, layer.inputs);
 }
 
 template <typename T, int D> DEVICE void write_jets(const Sample<T, D> &sample, const Layer &last, long long n) {
@@ -93,11 +104,13 @@ DEVICE void write_point_gradient(const Sample<T, D> &sample, const Layer &layer,
 
 // Compute the jets of `count` outputs of a layer from q0 on.
 template <typename T, int DEGREE, int D>
-DEVICE void forward(const Sample<T, D> &sample, const Layer &layer, const T *theta, int q0, int count) {
+DEVICE void forward(const Sample<T, D> &sample, int number, const T *theta, int q0, int count) {
     const Call<T> &call = sample.call;
+    const Layer layer = layer_of(call, number);
     const Column<T, D> z = sample.inputs(layer), y = sample.outputs(layer);
     if (layer.kind == AFFINE) forward_affine<T, D>(layer, theta, z, y, q0, count);
-    else forward_spline<T, DEGREE, D>(layer, theta, call.tables, z, y, q0, count, call.status);
+    else forward_spline<T, DEGREE, D>(layer, theta, call.tables, z, y, q0, count);
+    settle(sample, number + 1, q0, count);
 }
 
 // Replace the jet of an input of a layer by its adjoint.
@@ -106,7 +119,7 @@ DEVICE void pull(const Sample<T, D> &sample, const Layer &layer, const T *theta,
     const Call<T> &call = sample.call;
     const Column<T, D> z = sample.inputs(layer), b = sample.outputs(layer);
     if (layer.kind == AFFINE) pull_affine<T, D>(layer, theta, z, b, p);
-    else pull_spline<T, DEGREE, D>(layer, theta, call.tables, z, b, p, call.status);
+    else pull_spline<T, DEGREE, D>(layer, theta, call.tables, z, b, p);
 }
 
 // Write the gradient with respect to the coefficients of an input; the bias counts as an input.
@@ -115,7 +128,7 @@ DEVICE void write_gradient(const Sample<T, D> &sample, const Layer &layer, int p
     const Call<T> &call = sample.call;
     const Column<T, D> z = sample.inputs(layer), b = sample.outputs(layer);
     if (layer.kind == AFFINE) write_affine<T, D>(layer, z, b, p, to);
-    else write_spline<T, DEGREE, D>(layer, call.tables, z, b, p, call.status, to);
+    else write_spline<T, DEGREE, D>(layer, call.tables, z, b, p, to);
 }
 
 // Add to the first derivatives of some outputs what a change of the layer's own coefficients gives.
@@ -131,7 +144,7 @@ DEVICE void add_change(const Sample<T, 1> &sample, const Layer &layer, int q0, i
             for (int p = 0; p < layer.inputs; ++p) sum += own[p * layer.outputs] * z(0, p);
         } else {
             ROLLED for (int p = 0; p < layer.inputs; ++p) {
-                const Place<T> place = locate<T, DEGREE>(z(0, p), layer, p, call.tables, call.status);
+                const Place<T> place(z.spot(p), layer, p, call.tables, DEGREE);
                 const Functions<T, DEGREE, 1> functions(place, layer.outside);
                 const Coefficients<T, DEGREE> own(call.tangent + layer.edge(p, q) + place.cell);
                 sum += contract<T, DEGREE>(own.of, functions.at[0]);

@@ -9,36 +9,45 @@
 // kernel adds the blocks' sums in their order. Atomic additions, which depend on the order, were slower: all samples of a
 // tile add to the same few numbers.
 
-// The memory of one block: the threads' losses, the jets of the tile (in global memory where they do not fit), basis
-// functions of a part of the tile, a copy of the coefficients (where it fits), the sum of gradients (likewise), and the
-// cells of the basis functions. `gpu_launch.py` computes the sizes.
+// Numbers of shared memory that are read at once.
+template <typename T> struct alignas(16) Pack {
+    static constexpr int SIZE = 16 / sizeof(T);
+    T of[SIZE];
+};
+
+// The memory of one block: the threads' losses, basis functions of a part of the tile, the jets of the tile (in global
+// memory where they do not fit), a copy of the coefficients (where it fits), the sums of gradients (likewise), and the cells
+// of the jets' values. `gpu_launch.py` computes the sizes. What is in shared memory is known to the compiler, because
+// access to memory of which it does not know where it is takes longer, and addresses of twice the length.
 template <typename T, int DEGREE, int D> struct Block {
     // Functions and derivatives that the gradient of the coefficients takes.
     static constexpr int LEVELS = D == 0 ? 1 : 3;
+    // Packs of one point's functions, and how far apart those of two points are: odd, so that they lie in different banks.
+    static constexpr int PACKS = (LEVELS * (DEGREE + 1) + Pack<T>::SIZE - 1) / Pack<T>::SIZE, ROW = PACKS | 1;
     const Call<T> &call;
     double *losses;
-    T *jets, *functions, *gradient, *own_theta;
+    Pack<T> *functions;
+    T *jets, *gradient, *own_theta;
     const T *theta;
     int *cells;
     int num_layers;
 
     DEVICE Block(const Call<T> &call, bool wants_gradient) : call(call), num_layers(static_cast<int>(call.num_layers)) {
         losses = shared_memory();
-        T *free = reinterpret_cast<T *>(losses + num_threads());
+        functions = reinterpret_cast<Pack<T> *>(losses + num_threads());
+        T *free = reinterpret_cast<T *>(functions + (wants_gradient ? call.staged * ROW : 0));
         const long long entries = call.entries * (NUMBERS<D> * STRIDE);
-        jets = call.scratch ? call.scratch + block_number() * entries : free;
-        if (!call.scratch) free += entries;
-        functions = free;
-        if (wants_gradient) free += STAGED * LEVELS * (DEGREE + 1);
+        jets = JETS_ARE_SHARED ? free : call.scratch + block_number() * call.scratch_size;
+        if (JETS_ARE_SHARED) free += entries;
         own_theta = free;
-        theta = call.theta_is_shared ? free : call.theta;
-        if (call.theta_is_shared) free += call.num_coefficients;
-        gradient = call.gradient_is_shared ? free : call.partials + block_number() * call.num_coefficients;
-        if (call.gradient_is_shared) free += call.num_sums;
-        cells = reinterpret_cast<int *>(free);
+        theta = THETA_IS_SHARED ? free : call.theta;
+        if (THETA_IS_SHARED) free += call.num_coefficients;
+        gradient = SUMS_ARE_SHARED ? free : call.partials + block_number() * call.num_coefficients;
+        if (SUMS_ARE_SHARED && wants_gradient) free += call.num_sums;
+        cells = reinterpret_cast<int *>(JETS_ARE_SHARED ? free : jets + entries);
     }
 
-    DEVICE Sample<T, D> sample(int n) const { return Sample<T, D>(call, jets + n); }
+    DEVICE Sample<T, D> sample(int n) const { return Sample<T, D>(call, jets + n, cells + n); }
     DEVICE long long num_tiles() const { return (call.samples + TILE - 1) / TILE; }
 
     // Samples of the tile that begins with sample `first`.
@@ -48,7 +57,7 @@ template <typename T, int DEGREE, int D> struct Block {
 
     // Coefficients lie in the kernels' order where they are in global memory, but in the user's where they are copied.
     DEVICE void copy_theta() const {
-        if (call.theta_is_shared) {
+        if (THETA_IS_SHARED) {
             EACH_THREAD(t) {
                 for (int i = t; i < call.num_coefficients; i += num_threads()) {
                     const int own = call.order[i];
@@ -92,12 +101,11 @@ DEVICE void forward_tile(const Block<T, DEGREE, D> &block, long long first, int 
     }
     for (int number = 0; number < block.num_layers; ++number) {
         EACH_THREAD(t) {
-            const Layer layer = layer_of(block.call, number);
-            const Groups<D> groups(layer);
+            const Groups<D> groups(layer_of(block.call, number));
             ROLLED for (int i = t; i < groups.parts(); i += num_threads()) {
                 const int n = i % TILE;
                 if (n < num_samples)
-                    forward<T, DEGREE, D>(block.sample(n), layer, block.theta, groups.first(i), groups.count(i));
+                    forward<T, DEGREE, D>(block.sample(n), number, block.theta, groups.first(i), groups.count(i));
             }
         }
     }
@@ -112,8 +120,8 @@ DEVICE void pull_tile(const Block<T, DEGREE, D> &block, const Layer &layer, int 
     }
 }
 
-// Some inputs p0, ..., p0 + inputs - 1 of a layer at some samples n0, ..., n0 + samples - 1 of a tile: at most STAGED
-// pairs, whose basis functions are in shared memory.
+// Some inputs p0, ..., p0 + inputs - 1 of a layer at some samples n0, ..., n0 + samples - 1 of a tile, whose basis functions
+// are in shared memory.
 struct Part {
     int p0, inputs, n0, samples;
 };
@@ -121,16 +129,21 @@ struct Part {
 // Evaluate the basis functions of a part.
 template <typename T, int DEGREE, int D>
 DEVICE void stage(const Block<T, DEGREE, D> &block, const Layer &layer, int t, const Part &part) {
-    for (int i = t; i < part.inputs * part.samples; i += num_threads()) {
+    using B = Block<T, DEGREE, D>;
+    ROLLED for (int i = t; i < part.inputs * part.samples; i += num_threads()) {
         const int n = i / part.inputs, p = part.p0 + i - n * part.inputs;
-        const T x = block.sample(part.n0 + n).inputs(layer)(0, p);
-        const Place<T> place = locate<T, DEGREE>(x, layer, p, block.call.tables, block.call.status);
-        Functions<T, DEGREE, Block<T, DEGREE, D>::LEVELS> functions(place, layer.outside);
+        const Column<T, D> z = block.sample(part.n0 + n).inputs(layer);
+        const Place<T> place(z.spot(p), layer, p, block.call.tables, DEGREE);
+        Functions<T, DEGREE, B::LEVELS> functions(place, layer.outside);
         functions.scale(place.inverse);
-        block.cells[i] = place.cell;
-        UNROLL for (int level = 0; level < Block<T, DEGREE, D>::LEVELS; ++level)
-            UNROLL for (int s = 0; s <= DEGREE; ++s)
-                block.functions[(level * (DEGREE + 1) + s) * STAGED + i] = functions.at[level][s];
+        UNROLL for (int j = 0; j < B::PACKS; ++j) {
+            Pack<T> pack;
+            UNROLL for (int k = 0; k < Pack<T>::SIZE; ++k) {
+                const int number = j * Pack<T>::SIZE + k, level = number / (DEGREE + 1);
+                pack.of[k] = level < B::LEVELS ? functions.at[level][number % (DEGREE + 1)] : T(0);
+            }
+            block.functions[i * B::ROW + j] = pack;
+        }
     }
 }
 
@@ -150,6 +163,7 @@ template <typename T, int D> struct Factors {
 template <typename T, int DEGREE, int D>
 DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const Part &part, int p, int q, int n0,
                      int step, T *sums) {
+    using B = Block<T, DEGREE, D>;
     constexpr int TOGETHER = D == 0 ? 4 : 2, COUNT = DEGREE + 1;
     ROLLED for (int first = n0; first < part.samples; first += TOGETHER * step) {
         T parts[TOGETHER][COUNT];
@@ -157,20 +171,24 @@ DEVICE void add_edge(const Block<T, DEGREE, D> &block, const Layer &layer, const
             const int n = first + k * step;
             if (n >= part.samples) break;
             const Factors<T, D> factors(block.sample(part.n0 + n), layer, part.p0 + p, q);
-            const T *functions = block.functions + n * part.inputs + p;
+            T functions[B::PACKS * Pack<T>::SIZE];
+            UNROLL for (int j = 0; j < B::PACKS; ++j) {
+                const Pack<T> pack = block.functions[(n * part.inputs + p) * B::ROW + j];
+                UNROLL for (int i = 0; i < Pack<T>::SIZE; ++i) functions[j * Pack<T>::SIZE + i] = pack.of[i];
+            }
             UNROLL for (int s = 0; s < COUNT; ++s) {
-                parts[k][s] = factors.r0 * functions[s * STAGED];
+                parts[k][s] = factors.r0 * functions[s];
                 if constexpr (D > 0) {
-                    parts[k][s] += factors.r1 * functions[(COUNT + s) * STAGED];
-                    parts[k][s] += factors.r2 * functions[(2 * COUNT + s) * STAGED];
+                    parts[k][s] += factors.r1 * functions[COUNT + s];
+                    parts[k][s] += factors.r2 * functions[2 * COUNT + s];
                 }
             }
         }
         UNROLL for (int k = 0; k < TOGETHER; ++k) {
             const int n = first + k * step;
             if (n >= part.samples) break;
-            T *own = sums + block.cells[n * part.inputs + p];
-            if (block.call.gradient_is_shared) {
+            T *own = sums + block.sample(part.n0 + n).inputs(layer).spot(part.p0 + p).own_cell();
+            if (SUMS_ARE_SHARED) {
                 UNROLL for (int s = 0; s < COUNT; ++s) own[s] += parts[k][s];
             } else {
                 UNROLL for (int s = 0; s < COUNT; ++s) add_far(own + s, parts[k][s]);
@@ -192,7 +210,9 @@ DEVICE void add_part(const Block<T, DEGREE, D> &block, const Layer &layer, int t
 
 template <typename T, int DEGREE, int D>
 DEVICE void add_spline(const Block<T, DEGREE, D> &block, const Layer &layer, int num_samples) {
-    const int width = layer.inputs, inputs = width < STAGED ? width : STAGED, samples = STAGED / inputs;
+    const int width = layer.inputs, staged = static_cast<int>(block.call.staged);
+    const int inputs = width < staged ? width : staged, parts = (TILE + staged / inputs - 1) / (staged / inputs);
+    const int samples = (TILE + parts - 1) / parts;  // of parts that are equal but for the last one
     for (int p0 = 0; p0 < width; p0 += inputs) {
         for (int n0 = 0; n0 < num_samples; n0 += samples) {
             const int own_inputs = width - p0 < inputs ? width - p0 : inputs;
@@ -276,7 +296,7 @@ template <typename T, int DEGREE, int D> KERNEL differentiate(PARAMETERS) {
     block.copy_theta();
     EACH_THREAD(t) {
         block.losses[t] = 0;
-        const long long num_sums = call.gradient_is_shared ? call.num_sums : call.num_coefficients;
+        const long long num_sums = SUMS_ARE_SHARED ? call.num_sums : call.num_coefficients;
         for (int i = t; i < num_sums; i += num_threads()) block.gradient[i] = 0;
     }
     for (long long tile = block_number(); tile < block.num_tiles(); tile += num_blocks()) {
@@ -300,7 +320,7 @@ template <typename T, int DEGREE, int D> KERNEL differentiate(PARAMETERS) {
             }
         }
     }
-    if (call.gradient_is_shared) {
+    if (SUMS_ARE_SHARED) {
         EACH_THREAD(t) { write_sums(block, t); }
     }
     if (call.losses) add_losses(block);
@@ -351,6 +371,7 @@ template <typename T, int DEGREE> KERNEL push_forward(PARAMETERS) {
                     x(0, p) = call.x[(first + n) * layer.inputs + p];
                     x(1, p) = x(2, p) = 0;
                 }
+                settle(block.sample(n), 0, 0, layer.inputs);
             }
         }
         for (int number = 0; number < block.num_layers; ++number) {
@@ -360,7 +381,7 @@ template <typename T, int DEGREE> KERNEL push_forward(PARAMETERS) {
                 ROLLED for (int i = t; i < groups.parts(); i += num_threads()) {
                     const int n = i % TILE;
                     if (n >= num_samples) continue;
-                    forward<T, DEGREE, 1>(block.sample(n), layer, block.theta, groups.first(i), groups.count(i));
+                    forward<T, DEGREE, 1>(block.sample(n), number, block.theta, groups.first(i), groups.count(i));
                     add_change<T, DEGREE>(block.sample(n), layer, groups.first(i), groups.count(i));
                 }
             }
