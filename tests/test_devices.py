@@ -14,7 +14,7 @@ import torch
 from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
 from kanmg.evaluators.gpu import GPUEvaluator
-from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, geometry, max_blocks
+from kanmg.evaluators.gpu_launch import CudaKernels, Launch, Limits, Sums, geometry, max_blocks
 from kanmg.evaluators.gpu_source import TILES, VARIANTS, CallArguments, Variant
 from kanmg.hierarchy import uniform_hierarchy
 from kanmg.testing.cases import NETWORKS
@@ -129,31 +129,36 @@ def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices, ind
 
 
 H200 = Limits(132, 232448)
-SMALL = {"tile": 64, "slots": 23, "numbers": 5, "pairs": 640, "functions": 15, "itemsize": 8}
-SMALL |= {"layers": [(20, 260), (100, 1300), (10, 130)]}
+SMALL = {"tile": 64, "slots": 23, "numbers": 5, "sorted_inputs": 10, "wants_gradient": True, "itemsize": 8}
+SMALL |= {"layers": [Sums(20, 260), Sums(100, 1300), Sums(10, 130)]}
 
 
 def test_launches_fit_the_device() -> None:
     fits = geometry(H200, **SMALL)
     assert (fits.threads, fits.scratch_size, fits.variant) == (128, 0, Variant())
     assert fits.shared_bytes <= H200.shared_bytes // 2
-    assert fits.staged * 9 * 16 <= fits.shared_bytes / 6  # rows of 15 numbers in packs of two, an odd number of packs
-    assert all(1 <= copies <= 8 for copies in fits.copies)
+    assert fits.copies == (6, 1, 8)
     alone = geometry(H200, **(SMALL | {"slots": 50}))
     assert (alone.threads, alone.scratch_size, alone.variant) == (256, 0, Variant())
     huge = geometry(H200, **(SMALL | {"slots": 10**4}))
     assert (huge.threads, huge.variant) == (128, Variant(64, *[False] * 3))
-    assert huge.scratch_size == 65 * (5 * 10**4 + 10**4 // 2)
-    many = geometry(H200, **(SMALL | {"layers": [(100, 10**6)]}))
+    assert huge.scratch_size == 10**4 * (5 * 65 + (64 + 4) // 2)
+    many = geometry(H200, **(SMALL | {"layers": [Sums(100, 10**6)]}))
     assert (many.threads, many.variant, many.copies) == (128, Variant(64, True, False, False), ())
+
+
+def test_moments_are_summed_where_they_fit() -> None:
+    few, many = (geometry(H200, **(SMALL | {"layers": [Sums(100, 1300, moments)]})) for moments in (4100, 10**6))
+    assert (few.sums_are_moments, few.variant) == (True, Variant())
+    assert (many.sums_are_moments, many.variant) == (False, Variant())
 
 
 def test_all_that_geometries_ask_for_is_known() -> None:
     changes = [
-        {"tile": tile, "slots": slots, "functions": functions, "layers": [(1, size)]}
+        {"tile": tile, "slots": slots, "wants_gradient": wants_gradient, "layers": [Sums(1, size)]}
         for tile in TILES
         for slots in (3, 10**5)
-        for functions in (0, 15)
+        for wants_gradient in (False, True)
         for size in (10, 20_000, 10**6)
     ]
     assert {geometry(H200, **(SMALL | change)).variant for change in changes} == set(VARIANTS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from kanmg.errors import DeviceError, KanmgValueError
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.cost import gradient_cost, value_cost
 from kanmg.evaluators.gpu_arguments import DeviceEvaluator, Paths, address, groups, on_host
-from kanmg.evaluators.gpu_launch import Launch, cuda_kernels, geometry, max_blocks, merge_blocks
-from kanmg.evaluators.gpu_layout import device_layout, num_edges, num_numbers, num_slots, with_slots
-from kanmg.evaluators.gpu_source import MAX_THREADS, MERGE_GROUPS, TILES, VARIANTS, CallArguments, Variant
+from kanmg.evaluators.gpu_launch import Launch, cuda_kernels
+from kanmg.evaluators.gpu_layout import device_layout
+from kanmg.evaluators.gpu_source import VARIANTS, CallArguments, Variant
+from kanmg.evaluators.gpu_sweep import Sweep, plan_sweep
 from kanmg.evaluators.plan import make_plan
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
@@ -23,7 +25,7 @@ from kanmg.network import Spline
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from kanmg.evaluators.gpu_launch import Geometry, Kernels
+    from kanmg.evaluators.gpu_launch import Kernels
     from kanmg.network import Network
 
 __all__ = ["GPUEvaluator"]
@@ -31,9 +33,6 @@ __all__ = ["GPUEvaluator"]
 # Samples of one launch, and entries of a dense Jacobian that is multiplied at once.
 _CHUNK_SIZE = 1 << 22
 _JACOBIAN_ENTRIES = 1 << 28
-
-# Kernels that go forwards alone.
-_FORWARD = ("evaluate", "push_forward")
 
 _TYPE_NAMES = {"float64": "double", "float32": "float"}
 
@@ -82,11 +81,10 @@ class GPUEvaluator(DeviceEvaluator):
         self._tables, self._order, self._places = (
             torch.from_numpy(array).to(self.device) for array in (plan.tables, order, places)
         )
-        self._limits = self.kernels_of_degree(self._degree).limits
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
         self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._sweeps: dict[tuple[str, int], _Sweep] = {}
+        self._sweeps: dict[tuple[str, int], Sweep] = {}
         self._template = CallArguments(
             tables=self._tables.data_ptr(),
             order=self._order.data_ptr(),
@@ -321,11 +319,11 @@ class GPUEvaluator(DeviceEvaluator):
         """Launch a kernel that takes samples through the network."""
         self._start(self._sweep_of(kernel, directions), call, theta)
 
-    def _start(self, sweep: _Sweep, call: CallArguments, theta: torch.Tensor) -> None:
+    def _start(self, sweep: Sweep, call: CallArguments, theta: torch.Tensor) -> None:
         """Launch a kernel whose memory is chosen, and what is to follow."""
         shape, blocks = sweep.shape, sweep.blocks(call.samples)
         call.layers, call.num_sums, call.entries = sweep.layers.data_ptr(), sweep.num_sums, sweep.slots
-        call.staged, call.scratch_size = shape.staged, shape.scratch_size
+        call.scratch_size, call.order_bytes = shape.scratch_size, sweep.order_bytes
         if not shape.variant.theta_is_shared:
             theta = self._ordered(theta)
         call.theta = theta.data_ptr()
@@ -335,48 +333,20 @@ class GPUEvaluator(DeviceEvaluator):
         launch = Launch(sweep.kernel, sweep.directions, blocks, shape.threads, shape.shared_bytes)
         sweep.kernels.launch(call, launch, *sweep.further)
 
-    def _sweep_of(self, kernel: str, directions: int) -> _Sweep:
+    def _sweep_of(self, kernel: str, directions: int) -> Sweep:
         """Choose the tile, the memory and the number of blocks of a kernel, once."""
         key = kernel, directions
         if key not in self._sweeps:
-            self._sweeps[key] = self._new_sweep(*key)
-        return self._sweeps[key]
-
-    def _new_sweep(self, kernel: str, directions: int) -> _Sweep:
-        wants_gradient, keeps_all = kernel == "differentiate", kernel not in _FORWARD
-        slots = num_slots(self._layers, keeps_all=keeps_all)
-        shape = self._shape(directions, slots, wants_gradient=wants_gradient)
-        kernels = self.kernels_of_degree(self._degree, shape.variant)
-        most_blocks = max_blocks(
-            shape,
-            resident=kernels.resident(kernel, directions, shape.threads, shape.shared_bytes),
-            num_coefficients=self._size * wants_gradient,
-            itemsize=self.dtype.itemsize,
-        )
-        merging = merge_blocks(self.network.num_coefficients, MAX_THREADS // MERGE_GROUPS)
-        merge = Launch("merge", 0, merging, MAX_THREADS, 8 * MAX_THREADS)
-        layers, num_sums = with_slots(self._layers, shape, keeps_all=keeps_all)
-        table, further = torch.from_numpy(layers).to(self.device), (merge,) if wants_gradient else ()
-        return _Sweep(kernel, directions, kernels, shape, most_blocks, further, table, num_sums, slots)
-
-    def _shape(self, directions: int, slots: int, *, wants_gradient: bool) -> Geometry:
-        """Choose the largest tile whose jets fit into shared memory, and what else does."""
-        shapes = []
-        for tile in TILES:
-            shape = geometry(
-                self._limits,
-                tile=tile,
-                slots=slots,
-                numbers=1 + 2 * directions,
-                pairs=tile * max(self.network.widths[:-1]),
-                functions=(3 if directions else 1) * (self._degree + 1) * wants_gradient,
-                layers=[(num_edges(row), num_numbers(row)) for row in self._layers],
-                itemsize=self.dtype.itemsize,
+            self._sweeps[key] = plan_sweep(
+                *key,
+                self._layers,
+                degree=self._degree,
+                num_coefficients=self.network.num_coefficients,
+                dtype=self.dtype,
+                device=self.device,
+                kernels_of=partial(self.kernels_of_degree, self._degree),
             )
-            if shape.variant.jets_are_shared:
-                return shape
-            shapes.append(shape)
-        return shapes[0]
+        return self._sweeps[key]
 
     def _call(
         self,
@@ -406,24 +376,6 @@ class GPUEvaluator(DeviceEvaluator):
     def _parts(self, num_samples: int, num_paths: int, order: int) -> list[tuple[slice, slice]]:
         """Cut samples and directions."""
         return [(rows, group) for rows in self._rows(num_samples) for group in groups(num_paths, order)]
-
-
-class _Sweep(NamedTuple):
-    """A kernel, how it takes samples through the network, and what is launched after it."""
-
-    kernel: str
-    directions: int
-    kernels: Kernels
-    shape: Geometry
-    most_blocks: int
-    further: tuple[Launch, ...]
-    layers: torch.Tensor
-    num_sums: int
-    slots: int
-
-    def blocks(self, num_samples: int) -> int:
-        """Count the blocks for a number of samples: no more than there are tiles."""
-        return max(1, min(-(-num_samples // self.shape.variant.tile), self.most_blocks))
 
 
 def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:

@@ -28,6 +28,7 @@ __all__ = [
     "Kernels",
     "Launch",
     "Limits",
+    "Sums",
     "all_expressions",
     "cuda_kernels",
     "geometry",
@@ -42,12 +43,10 @@ _SCRATCH_BYTES = 1 << 28
 # Copies of a layer's sums of gradients.
 _MOST_COPIES = 8
 
-# The part of a block's memory that holds basis functions.
-_FUNCTIONS_PART = 7
-
-# Bytes of the shared memory that a thread reads or writes at once; of an integer.
-_PACK_BYTES = 16
-_INT_BYTES = 4
+# Bytes of the number of a cell, and the gap behind those of a tile (`KEY_STRIDE` of layers.cu), of which several are
+# read at once.
+_KEY_BYTES, _KEY_GAP = 4, 4
+_ALIGNMENT = 16
 
 # What a device keeps of the shared memory for every block.
 _RESERVED_BYTES = 1024
@@ -68,6 +67,24 @@ class Limits(NamedTuple):
     shared_bytes: int
 
 
+class Sums(NamedTuple):
+    """What a block sums of the gradient of one layer.
+
+    Attributes
+    ----------
+    edges : int
+        0 for an affine layer.
+    coefficients : int
+        Numbers of all edges, if they are derivatives by the coefficients.
+    moments : int
+        The same for moments in the cells; 0 for layers without.
+    """
+
+    edges: int
+    coefficients: int
+    moments: int = 0
+
+
 class Geometry(NamedTuple):
     """How a kernel is launched.
 
@@ -79,10 +96,10 @@ class Geometry(NamedTuple):
         Of a block.
     shared_bytes : int
         Dynamic shared memory of a block.
-    staged : int
-        Pairs of a sample and an input of which a block has the basis functions at a time.
     copies : tuple of int
         Of every layer's sums of gradients in shared memory; empty if they are in global memory.
+    sums_are_moments : bool
+        Whether layers that have moments sum them.
     scratch_size : int
         Numbers of a block in the array in global memory that holds the tile's jets; 0 if they are in shared memory.
     """
@@ -90,8 +107,8 @@ class Geometry(NamedTuple):
     variant: Variant
     threads: int
     shared_bytes: int
-    staged: int = 0
     copies: tuple[int, ...] = ()
+    sums_are_moments: bool = False
     scratch_size: int = 0
 
 
@@ -145,9 +162,9 @@ def geometry(
     tile: int,
     slots: int,
     numbers: int,
-    pairs: int,
-    functions: int,
-    layers: Sequence[tuple[int, int]],
+    layers: Sequence[Sums],
+    sorted_inputs: int,
+    wants_gradient: bool,
     itemsize: int,
 ) -> Geometry:
     """Choose what a block has in shared memory, for a kernel that takes samples through the whole network.
@@ -161,12 +178,10 @@ def geometry(
         Jets of a sample.
     numbers : int
         Of a jet.
-    pairs : int
-        Of a sample of a tile and an input of the widest layer.
-    functions : int
-        Numbers that are kept of one input's basis functions; 0 without gradient.
-    layers : sequence of (int, int)
-        Edges, 0 for affine ones, and coefficients of each layer.
+    layers : sequence of Sums
+    sorted_inputs : int
+        Most inputs of a layer whose samples are sorted.
+    wants_gradient : bool
     itemsize : int
         Bytes of a number.
 
@@ -178,38 +193,40 @@ def geometry(
     -----
     Best is all in half of the memory, so that one block computes while another one waits: with one block of twice the
     threads, the same work took twice the time. Where the memory does not suffice, there are fewer copies of the sums of
-    gradients, then the coefficients stay in global memory, then the sums, then the jets.
+    gradients, then the coefficients stay in global memory, then the sums, then the jets. Moments are more numbers than
+    the derivatives by the coefficients, and never in global memory.
 
     Examples
     --------
     >>> h200 = Limits(num_processors=132, shared_bytes=232448)
-    >>> options = {"tile": 64, "slots": 8, "numbers": 1, "pairs": 320, "itemsize": 8}
-    >>> geometry(h200, functions=4, layers=[(10, 110), (5, 55)], **options)
-    Geometry(variant=..., threads=128, shared_bytes=..., staged=320, copies=(8, 8), scratch_size=0)
+    >>> options = {"tile": 64, "slots": 8, "numbers": 1, "sorted_inputs": 2, "wants_gradient": True, "itemsize": 8}
+    >>> geometry(h200, layers=[Sums(10, 110), Sums(5, 55)], **options).copies
+    (8, 8)
     """
-    jets, cells = slots * numbers * (tile + 1) * itemsize, slots * (tile + 1) * _INT_BYTES
-    size = sum(own for _, own in layers) * itemsize
-    row = (-(-functions * itemsize // _PACK_BYTES) | 1) * _PACK_BYTES  # odd: neighbours lie in different banks
+    jets = slots * (numbers * (tile + 1) * itemsize + (tile + _KEY_GAP) * _KEY_BYTES)
+    order = sorted_inputs * tile if wants_gradient else 0
+    size = sum(own.coefficients for own in layers) * itemsize
     few, many = MAX_THREADS // 2, MAX_THREADS
     half, whole = (few, limits.shared_bytes // 2 - _RESERVED_BYTES), (many, limits.shared_bytes)
-
-    def fixed(threads: int, budget: int) -> tuple[int, int]:
-        """Count the pairs whose basis functions are there, and the bytes of these and of the threads' losses."""
-        staged = max(1, min(budget // _FUNCTIONS_PART // row, pairs)) if functions else 0
-        return staged, 8 * threads + staged * row
-
-    choices = [(place, theta, True) for place in (half, whole) for theta in (True, False)]
-    choices += [(place, False, False) for place in (half, whole)] if functions else []
-    for (threads, budget), theta, sums in choices:
-        staged, used = fixed(threads, budget)
-        used += jets + cells + size * theta
-        copies = num_copies(layers, threads, (budget - used) // itemsize) if functions and sums else ()
-        used += sum(count * own for count, (_, own) in zip(copies, layers, strict=False)) * itemsize
-        if used <= budget and (copies or not functions or not sums):
-            return Geometry(Variant(tile, True, theta, sums), threads, used, staged, copies)
-    staged, used = fixed(*half)
-    scratch = -(-(jets + cells) // itemsize)
-    return Geometry(Variant(tile, False, False, False), few, used, staged, (), scratch)
+    places = [(place, theta) for place in (half, whole) for theta in (True, False)]
+    for (threads, budget), theta in places:
+        used = 8 * threads + order + jets + size * theta
+        variant = Variant(tile, theta_is_shared=theta)
+        if not wants_gradient and used <= budget:
+            return Geometry(variant, threads, used)
+        for moments in (True, False) if wants_gradient else ():
+            sums = [(own.edges, (own.moments if moments else 0) or own.coefficients) for own in layers]
+            copies = num_copies(sums, threads, (budget - used) // itemsize)
+            if copies:
+                own = sum(count * number for count, (_, number) in zip(copies, sums, strict=True)) * itemsize
+                return Geometry(variant, threads, used + own, copies, moments)
+    for threads, budget in (half, whole):
+        used = 8 * threads + order + jets
+        if used <= budget:
+            variant = Variant(tile, theta_is_shared=False, sums_are_shared=False)
+            return Geometry(variant, threads, used)
+    scratch = -(-jets // _ALIGNMENT) * _ALIGNMENT // itemsize
+    return Geometry(Variant(tile, False, False, False), few, 8 * few + order, scratch_size=scratch)
 
 
 def max_blocks(shape: Geometry, *, resident: int, num_coefficients: int, itemsize: int) -> int:

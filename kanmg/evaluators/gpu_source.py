@@ -13,12 +13,15 @@ __all__ = [
     "CARDINAL",
     "COPIES",
     "FIELDS",
+    "IS_SORTED",
     "KERNELS",
     "MAX_DIRECTIONS",
     "MAX_THREADS",
     "MERGE_GROUPS",
     "OPTIONS",
     "SUMS",
+    "SUM_CELL",
+    "SUM_ROW",
     "TILES",
     "VARIANTS",
     "CallArguments",
@@ -36,7 +39,10 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("double *", "losses"),
     ("long long *", "status"),
     *(("long long ", name) for name in ("num_layers", "num_coefficients", "num_places", "samples", "all_samples")),
-    *(("long long ", name) for name in ("entries", "scratch_size", "staged", "row_stride", "num_sums", "num_partials")),
+    *(
+        ("long long ", name)
+        for name in ("entries", "scratch_size", "order_bytes", "row_stride", "num_sums", "num_partials")
+    ),
 )
 """C++ types and names of what every kernel is told: addresses, zero where there is nothing, and numbers."""
 
@@ -59,9 +65,11 @@ KERNELS: dict[str, tuple[int, ...]] = {
 CARDINAL = 2
 """What stands in the place of `plan.UNIFORM` where the polynomials of a cell are those that the compiler knows."""
 
-SUMS, COPIES = plan.ADJOINT_SLOT, plan.COTANGENT_SLOT
+SUMS, COPIES, SUM_ROW, SUM_CELL = plan.ADJOINT_SLOT, plan.COTANGENT_SLOT, plan.CELL_SLOT, plan.VALUE_SLOT
+IS_SORTED = plan.SLOPE_SLOT
 """Columns that mean something else here than on the CPU: where a layer's sums of gradients begin in a block's memory,
-and how many copies of them there are."""
+how many copies of them there are, how far apart those of two edges and of two cells are, and whether they are added in
+the order of the samples' cells."""
 
 MAX_THREADS = 256
 """Of a block. A power of two."""
@@ -105,7 +113,7 @@ class CallArguments(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_longlong) for _, name in FIELDS)
 
 
-_FILES = ("machine", "call", "basis", "layers", "sample", "sweeps", "products")
+_FILES = ("machine", "call", "basis", "layers", "sample", "block", "gradient", "sweeps", "products")
 _COLUMNS: tuple[str, ...] = (
     "KIND",
     "INPUTS",
@@ -170,7 +178,9 @@ def expression(kernel: str, type_name: str, degree: int, directions: int) -> str
 def _call(variant: Variant) -> str:
     """Constants of the table of layers, and the argument of the kernels."""
     constants = [f"{name} = {getattr(plan, name)}" for name in _COLUMNS]
-    constants += [f"SUMS = {SUMS}", f"COPIES = {COPIES}", f"CARDINAL = {CARDINAL}"]
+    own = {"SUMS": SUMS, "COPIES": COPIES, "SUM_ROW": SUM_ROW, "SUM_CELL": SUM_CELL, "CARDINAL": CARDINAL}
+    own["IS_SORTED"] = IS_SORTED
+    constants += [f"{name} = {value}" for name, value in own.items()]
     constants += [f"MAX_THREADS = {MAX_THREADS}", f"MERGE_GROUPS = {MERGE_GROUPS}"]
     constants += [f"{name.upper()} = {int(value)}" for name, value in variant._asdict().items()]
     members = "\n".join(f"    {kind}{name};" for kind, name in FIELDS)

@@ -5,7 +5,7 @@
 // neighbouring edges lie in different banks of the shared memory.
 struct Layer {
     int kind, inputs, outputs, row, coefficients, table, table_stride, cells, uniform, outside, bias, number;
-    int input_slot, output_slot, sums, copies;
+    int input_slot, output_slot, sums, sum_row, sum_cell, copies, is_sorted;
 
     DEVICE explicit Layer(const long long *from)
         : kind(static_cast<int>(from[KIND])), inputs(static_cast<int>(from[INPUTS])),
@@ -15,19 +15,30 @@ struct Layer {
           uniform(static_cast<int>(from[UNIFORM])), outside(static_cast<int>(from[OUTSIDE])),
           bias(static_cast<int>(from[BIAS])), number(static_cast<int>(from[NUMBER])),
           input_slot(static_cast<int>(from[INPUT_SLOT])), output_slot(static_cast<int>(from[OUTPUT_SLOT])),
-          sums(static_cast<int>(from[SUMS])), copies(static_cast<int>(from[COPIES])) {}
+          sums(static_cast<int>(from[SUMS])), sum_row(static_cast<int>(from[SUM_ROW])),
+          sum_cell(static_cast<int>(from[SUM_CELL])), copies(static_cast<int>(from[COPIES])),
+          is_sorted(static_cast<int>(from[IS_SORTED])) {}
 
     DEVICE int size() const { return kind == AFFINE ? (inputs + bias) * outputs : inputs * outputs * row; }
     DEVICE int edge(int p, int q) const { return coefficients + (p * outputs + q) * row; }
 
-    // Where a copy of the sums of an edge begins in the block's memory.
+    // Where a copy of the sums of an edge begins in the block's memory, and how long a copy of all of them is.
     DEVICE int edge_sums(int copy, int p, int q) const {
-        return sums + ((copy * inputs + p) * outputs + q) * row;
+        return sums + ((copy * inputs + p) * outputs + q) * sum_row;
+    }
+    DEVICE int num_sums() const { return kind == AFFINE ? size() : inputs * outputs * sum_row; }
+
+    // Where the table of an input begins: the ends of the interval, then 1 over the length of the cells and the polynomials
+    // of them all, or the breakpoints, and for every cell 1 over its length and its polynomials: (power, function).
+    DEVICE int table_of(int p) const { return table + p * table_stride; }
+    DEVICE int inverse_of(int p, int cell) const { return table_of(p) + (uniform ? 2 : cells + 3 + cell); }
+    DEVICE int powers_of(int p, int cell, int degree) const {
+        return table_of(p) + 3 + (uniform ? 0 : 2 * cells + cell * (degree + 1) * (degree + 1));
     }
 };
 
 // Where a point of one input of a spline layer lies, as it is kept: its cell, and t, which is 0 at the left end of the cell
-// and 1 at the right one. Outside, where the policy is not EXTEND: -1 - the end cell, and how far outside.
+// and 1 at the right one. Outside, where the policy is not EXTEND: -1 - the end cell, and how far outside, in cells.
 template <typename T> struct Spot {
     int cell;
     T t;
@@ -50,13 +61,14 @@ template <typename T> DEVICE int find_cell(T x, const T *breakpoints, int num_ce
 // NaN counts as inside.
 template <typename T>
 DEVICE Spot<T> locate(T x, const Layer &layer, int p, const T *tables, long long *status) {
-    const T *table = tables + layer.table + p * layer.table_stride;
+    const T *table = tables + layer.table_of(p);
     const int num_cells = layer.cells;
     if (layer.outside != EXTEND) {
         const T left = table[0], right = table[1];
         if (x < left || x > right) {
             if (layer.outside == ERROR) report(status, layer.number);
-            return x < left ? Spot<T>{-1, x - left} : Spot<T>{-num_cells, x - right};
+            const int cell = x < left ? 0 : num_cells - 1;
+            return Spot<T>{-1 - cell, (x - (x < left ? left : right)) * tables[layer.inverse_of(p, cell)]};
         }
     }
     if (layer.uniform) {
@@ -66,31 +78,23 @@ DEVICE Spot<T> locate(T x, const Layer &layer, int p, const T *tables, long long
     }
     const T *breakpoints = table + 2;
     const int cell = find_cell(x, breakpoints, num_cells);
-    return Spot<T>{cell, (x - breakpoints[cell]) * breakpoints[num_cells + 1 + cell]};
+    return Spot<T>{cell, (x - breakpoints[cell]) * tables[layer.inverse_of(p, cell)]};
 }
 
 // What basis functions are evaluated from.
 template <typename T> struct Place {
     int cell;
     T t;
-    T inverse;        // 1 over the length of the cell
-    T excess;         // how far the point lies outside, where the policy is not EXTEND
-    const T *powers;  // the polynomials of the cell: (power, function); null for those of Cardinal
+    T excess;         // how far the point lies outside, in cells, where the policy is not EXTEND
+    const T *powers;  // the polynomials of the cell; null for those of Cardinal
 
-    DEVICE Place(const Spot<T> &spot, const Layer &layer, int p, const T *tables, int degree) {
-        const T *table = tables + layer.table + p * layer.table_stride;
-        const bool outside = spot.is_outside();
-        cell = spot.own_cell();
-        excess = outside ? spot.t : T(0);
-        t = outside ? (spot.t < 0 ? T(0) : T(1)) : spot.t;
-        if (layer.uniform) {
-            inverse = table[2];
-            powers = layer.uniform == CARDINAL ? nullptr : table + 3;
-        } else {
-            const T *breakpoints = table + 2;
-            inverse = breakpoints[layer.cells + 1 + cell];
-            powers = breakpoints + 2 * layer.cells + 1 + cell * (degree + 1) * (degree + 1);
+    DEVICE Place(const Spot<T> &spot, const Layer &layer, int p, const T *tables, int degree)
+        : cell(spot.own_cell()), t(spot.t), excess(0), powers(nullptr) {
+        if (spot.is_outside()) {
+            excess = spot.t;
+            t = excess < 0 ? T(0) : T(1);
         }
+        if (layer.uniform != CARDINAL) powers = tables + layer.powers_of(p, cell, degree);
     }
 };
 
@@ -149,9 +153,10 @@ template <typename T, int DEGREE, int LEVELS> struct Functions {
         constexpr Cardinal<DEGREE, LEVELS> cardinal;
         UNROLL for (int level = 0; level < LEVELS; ++level) {
             UNROLL for (int s = 0; s <= DEGREE; ++s) {
-                T sum = 0;
-                UNROLL for (int j = DEGREE; j >= 0; --j)
-                    if (j + level <= DEGREE) sum = place.t * sum + static_cast<T>(cardinal.at[level][j][s]);
+                const int top = DEGREE > level ? DEGREE - level : 0;
+                T sum = static_cast<T>(cardinal.at[level][top][s]);
+                UNROLL for (int j = DEGREE - 1; j >= 0; --j)
+                    if (j < top) sum = place.t * sum + static_cast<T>(cardinal.at[level][j][s]);
                 at[level][s] = sum;
             }
         }
@@ -176,7 +181,7 @@ template <typename T, int DEGREE, int LEVELS> struct Functions {
                 const Functions<T, DEGREE, 2> both(end, outside);
                 UNROLL for (int s = 0; s <= DEGREE; ++s) slopes[s] = both.at[1][s];
             }
-            UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] += place.excess * place.inverse * slopes[s];
+            UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] += place.excess * slopes[s];
         }
         if (outside == ZERO) {
             UNROLL for (int s = 0; s <= DEGREE; ++s) at[0][s] = 0;
@@ -187,21 +192,11 @@ template <typename T, int DEGREE, int LEVELS> struct Functions {
             }
         }
     }
-
-    // Make them derivatives by x.
-    DEVICE void scale(T inverse) {
-        T factor = 1;
-        UNROLL for (int level = 1; level < LEVELS; ++level) {
-            factor *= inverse;
-            UNROLL for (int s = 0; s <= DEGREE; ++s) at[level][s] *= factor;
-        }
-    }
 };
 
-// Contract the coefficients of one edge that count in a cell with the functions of one level.
+// Add to a number the coefficients of one edge that count in a cell times the functions of one level.
 template <typename T, int DEGREE>
-DEVICE T contract(const T (&coefficients)[DEGREE + 1], const T (&functions)[DEGREE + 1]) {
-    T sum = 0;
+DEVICE T contract(const T (&coefficients)[DEGREE + 1], const T (&functions)[DEGREE + 1], T sum = 0) {
     UNROLL for (int s = 0; s <= DEGREE; ++s) sum += coefficients[s] * functions[s];
     return sum;
 }

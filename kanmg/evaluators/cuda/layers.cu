@@ -20,17 +20,25 @@ template <int D> constexpr int NUMBERS = 1 + 2 * D;
 // samples in a tile, so that the numbers of one sample lie in different banks of the shared memory.
 enum { STRIDE = TILE + 1 };
 
+// Cells are kept as numbers that order the samples of a tile by cell, and those of one cell by sample. Neighbouring samples
+// are neighbours; the next value's begin at a multiple of 16 bytes.
+enum { KEY_STRIDE = TILE + 4, KEY_BITS = TILE == 64 ? 6 : 5, LAST_KEY = 0x3fffffff };
+
 // The jets of one sample at one layer's ends: number j of entry p. Where a spline layer follows, the value is not needed
-// but for its cell and t, which take its place once it is known: most of the work of finding a cell is done once.
+// but for its cell and t, which take its place once it is known, and derivatives are in units of the cell's length.
 template <typename T, int D> struct Column {
     T *first;
-    int *cells;
+    int *keys;
+    int n;
 
     DEVICE T &operator()(int j, int p) const { return first[(p * NUMBERS<D> + j) * STRIDE]; }
-    DEVICE Spot<T> spot(int p) const { return Spot<T>{cells[p * STRIDE], (*this)(0, p)}; }
+
+    DEVICE Spot<T> spot(int p) const {
+        return Spot<T>{keys[p * KEY_STRIDE] >> KEY_BITS, (*this)(0, p)};
+    }
 
     DEVICE void put(int p, const Spot<T> &spot) const {
-        cells[p * STRIDE] = spot.cell;
+        keys[p * KEY_STRIDE] = spot.cell * TILE + n;
         (*this)(0, p) = spot.t;
     }
 };
@@ -40,14 +48,14 @@ template <int D> constexpr int GROUP = D == 0 ? 8 : D == 3 ? 4 : 5;
 
 template <int D> DEVICE int num_groups(int outputs) { return (outputs + GROUP<D> - 1) / GROUP<D>; }
 
-// The derivatives of one input along all directions, in units of a cell's length if `inverse` is one over it.
+// The derivatives of one input along all directions.
 template <typename T, int D> struct Slopes {
     T first[D ? D : 1], second[D ? D : 1], square[D ? D : 1];
 
-    DEVICE Slopes(Column<T, D> z, int p, T inverse) {
+    DEVICE Slopes(Column<T, D> z, int p) {
         UNROLL for (int d = 0; d < D; ++d) {
-            first[d] = z(1 + d, p) * inverse;
-            second[d] = z(1 + D + d, p) * inverse;
+            first[d] = z(1 + d, p);
+            second[d] = z(1 + D + d, p);
             square[d] = first[d] * first[d];
         }
     }
@@ -57,33 +65,36 @@ template <typename T, int D> struct Slopes {
         r1 = r2 = 0;
         UNROLL for (int d = 0; d < D; ++d) {
             const T b2 = b(1 + D + d, q);
-            r1 += b(1 + d, q) * first[d] + b2 * second[d];
+            r1 += b(1 + d, q) * first[d];
+            r1 += b2 * second[d];
             r2 += b2 * square[d];
         }
     }
 };
 
-// Compute the jets of `count` outputs from q0 on; at most a group.
-template <typename T, int DEGREE, int D>
+// Compute the jets of `count` outputs from q0 on; at most a group. With IS_FULL, of a group: without looking for the end
+// the compiler reads the next coefficients while it computes.
+template <typename T, int DEGREE, int D, bool IS_FULL>
 DEVICE void forward_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> y, int q0,
                            int count) {
     T y0[GROUP<D>] = {}, y1[GROUP<D>][D ? D : 1] = {}, y2[GROUP<D>][D ? D : 1] = {};
     ROLLED for (int p = 0; p < layer.inputs; ++p) {
         const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
         const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
-        const Slopes<T, D> slopes(z, p, place.inverse);
+        const Slopes<T, D> slopes(z, p);
         const T *edge = theta + layer.edge(p, q0) + place.cell;
         UNROLL for (int q = 0; q < GROUP<D>; ++q) {
-            if (q >= count) break;
+            if (!IS_FULL && q >= count) break;
             const Coefficients<T, DEGREE> c(edge);
             edge += layer.row;
-            y0[q] += contract<T, DEGREE>(c.of, functions.at[0]);
+            y0[q] = contract<T, DEGREE>(c.of, functions.at[0], y0[q]);
             if constexpr (D > 0) {
                 const T phi1 = contract<T, DEGREE>(c.of, functions.at[1]);
                 const T phi2 = contract<T, DEGREE>(c.of, functions.at[2]);
                 UNROLL for (int d = 0; d < D; ++d) {
                     y1[q][d] += phi1 * slopes.first[d];
-                    y2[q][d] += phi2 * slopes.square[d] + phi1 * slopes.second[d];
+                    y2[q][d] += phi2 * slopes.square[d];
+                    y2[q][d] += phi1 * slopes.second[d];
                 }
             }
         }
@@ -112,14 +123,14 @@ DEVICE void forward_affine(const Layer &layer, const T *theta, Column<T, D> z, C
     }
 }
 
-// Replace the jet of input p of a spline layer by its adjoint.
+// Replace the jet of input p of a spline layer by its adjoint. The sums over the outputs of b1 phi', b1 phi'', b2 phi',
+// b2 phi'' and b2 phi''' suffice: what depends on the input alone is multiplied at the end.
 template <typename T, int DEGREE, int D>
 DEVICE void pull_spline(const Layer &layer, const T *theta, const T *tables, Column<T, D> z, Column<T, D> b, int p) {
     const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
     const Functions<T, DEGREE, D ? 4 : 2> functions(place, layer.outside);
-    const Slopes<T, D> slopes(z, p, place.inverse);
     const T *edge = theta + layer.edge(p, 0) + place.cell;
-    T a0 = 0, a1[D ? D : 1] = {}, a2[D ? D : 1] = {};
+    T a0 = 0, sums[D ? D : 1][5] = {};
     for (int q = 0; q < layer.outputs; ++q) {
         const Coefficients<T, DEGREE> c(edge);
         edge += layer.row;
@@ -128,22 +139,24 @@ DEVICE void pull_spline(const Layer &layer, const T *theta, const T *tables, Col
         if constexpr (D > 0) {
             const T phi2 = contract<T, DEGREE>(c.of, functions.at[2]);
             const T phi3 = contract<T, DEGREE>(c.of, functions.at[3]);
-            T r1 = 0, r2 = 0;
             UNROLL for (int d = 0; d < D; ++d) {
                 const T b1 = b(1 + d, q), b2 = b(1 + D + d, q);
-                r1 += b1 * slopes.first[d] + b2 * slopes.second[d];
-                r2 += b2 * slopes.square[d];
-                a1[d] += b1 * phi1 + (b2 * phi2) * (2 * slopes.first[d]);
-                a2[d] += b2 * phi1;
+                sums[d][0] += b1 * phi1;
+                sums[d][1] += b1 * phi2;
+                sums[d][2] += b2 * phi1;
+                sums[d][3] += b2 * phi2;
+                sums[d][4] += b2 * phi3;
             }
-            a0 += r1 * phi2 + r2 * phi3;
         }
     }
-    z(0, p) = a0 * place.inverse;
+    const T inverse = tables[layer.inverse_of(p, place.cell)];
+    const Slopes<T, D> slopes(z, p);
     UNROLL for (int d = 0; d < D; ++d) {
-        z(1 + d, p) = a1[d] * place.inverse;
-        z(1 + D + d, p) = a2[d] * place.inverse;
+        a0 += slopes.first[d] * sums[d][1] + slopes.second[d] * sums[d][3] + slopes.square[d] * sums[d][4];
+        z(1 + d, p) = (sums[d][0] + 2 * slopes.first[d] * sums[d][3]) * inverse;
+        z(1 + D + d, p) = sums[d][2] * inverse;
     }
+    z(0, p) = a0 * inverse;
 }
 
 // Replace the jet of input p of an affine layer by its adjoint.
@@ -172,7 +185,7 @@ template <typename T, int DEGREE, int D>
 DEVICE void write_spline(const Layer &layer, const T *tables, Column<T, D> z, Column<T, D> b, int p, const Row<T> &to) {
     const Place<T> place(z.spot(p), layer, p, tables, DEGREE);
     const Functions<T, DEGREE, D ? 3 : 1> functions(place, layer.outside);
-    const Slopes<T, D> slopes(z, p, place.inverse);
+    const Slopes<T, D> slopes(z, p);
     for (int q = 0; q < layer.outputs; ++q) {
         const T r0 = b(0, q);
         T r1, r2;

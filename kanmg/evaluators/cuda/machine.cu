@@ -24,7 +24,7 @@ DEVICE int num_threads() { return blockDim.x; }
 
 // The dynamic shared memory of the block.
 DEVICE double *shared_memory() {
-    extern __shared__ double memory[];
+    extern __shared__ __align__(16) double memory[];
     return memory;
 }
 

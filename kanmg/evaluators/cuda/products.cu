@@ -38,7 +38,7 @@ template <typename T, int DEGREE> KERNEL pull_basis(PARAMETERS) {
             const Place<T> place(spot, pairs.layer, p, call.tables, DEGREE);
             const Functions<T, DEGREE, 2> functions(place, pairs.layer.outside);
             const Coefficients<T, DEGREE> own(call.rows + i * call.row_stride + place.cell);
-            call.values[i] = contract<T, DEGREE>(own.of, functions.at[1]) * place.inverse;
+            call.values[i] = contract<T, DEGREE>(own.of, functions.at[1]) * call.tables[pairs.layer.inverse_of(p, place.cell)];
         }
     }
 }

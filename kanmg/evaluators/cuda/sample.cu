@@ -5,12 +5,13 @@
 template <typename T, int D> struct Sample {
     const Call<T> &call;
     T *first;
-    int *cells;
+    int *keys;
+    int n;  // in the tile
 
-    DEVICE Sample(const Call<T> &call, T *first, int *cells) : call(call), first(first), cells(cells) {}
+    DEVICE Sample(const Call<T> &call, T *jets, int *keys, int n) : call(call), first(jets + n), keys(keys + n), n(n) {}
 
     DEVICE Column<T, D> column(int slot) const {
-        return Column<T, D>{first + slot * (NUMBERS<D> * STRIDE), cells + slot * STRIDE};
+        return Column<T, D>{first + slot * (NUMBERS<D> * STRIDE), keys + slot * KEY_STRIDE, n};
     }
     DEVICE Column<T, D> inputs(const Layer &layer) const { return column(layer.input_slot); }
     DEVICE Column<T, D> outputs(const Layer &layer) const { return column(layer.output_slot); }
@@ -29,14 +30,22 @@ template <typename T> DEVICE long long place_of(const Call<T> &call, int d, long
     return (d * call.all_samples + n) * width + i;
 }
 
-// Find the cells of the values p0, ..., p0 + count - 1 that go into a layer, if it is a spline layer.
+// Find the cells of the values p0, ..., p0 + count - 1 that go into a layer, if it is a spline layer, and take their
+// derivatives in units of these cells.
 template <typename T, int D> DEVICE void settle(const Sample<T, D> &sample, int number, int p0, int count) {
     const Call<T> &call = sample.call;
     if (number == call.num_layers) return;
     const Layer layer = layer_of(call, number);
     if (layer.kind == AFFINE) return;
     const Column<T, D> z = sample.inputs(layer);
-    ROLLED for (int p = p0; p < p0 + count; ++p) z.put(p, locate(z(0, p), layer, p, call.tables, call.status));
+    ROLLED for (int p = p0; p < p0 + count; ++p) {
+        const Spot<T> spot = locate(z(0, p), layer, p, call.tables, call.status);
+        z.put(p, spot);
+        if constexpr (D > 0) {
+            const T inverse = call.tables[layer.inverse_of(p, spot.own_cell())];
+            UNROLL for (int j = 1; j < NUMBERS<D>; ++j) z(j, p) *= inverse;
+        }
+    }
 }
 
 // Write the jets of the network's inputs.
@@ -104,13 +113,12 @@ DEVICE void write_point_gradient(const Sample<T, D> &sample, const Layer &layer,
 
 // Compute the jets of `count` outputs of a layer from q0 on.
 template <typename T, int DEGREE, int D>
-DEVICE void forward(const Sample<T, D> &sample, int number, const T *theta, int q0, int count) {
+DEVICE void forward(const Sample<T, D> &sample, const Layer &layer, const T *theta, int q0, int count) {
     const Call<T> &call = sample.call;
-    const Layer layer = layer_of(call, number);
     const Column<T, D> z = sample.inputs(layer), y = sample.outputs(layer);
     if (layer.kind == AFFINE) forward_affine<T, D>(layer, theta, z, y, q0, count);
-    else forward_spline<T, DEGREE, D>(layer, theta, call.tables, z, y, q0, count);
-    settle(sample, number + 1, q0, count);
+    else if (count == GROUP<D>) forward_spline<T, DEGREE, D, true>(layer, theta, call.tables, z, y, q0, count);
+    else forward_spline<T, DEGREE, D, false>(layer, theta, call.tables, z, y, q0, count);
 }
 
 // Replace the jet of an input of a layer by its adjoint.
