@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import kanmg
 from kanmg.errors import DeviceError, DtypeError, ShapeError
+from kanmg.evaluators import gpu_launch, gpu_sweep
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.reference import ReferenceEvaluator
@@ -92,13 +93,37 @@ def limited(num_processors, shared_bytes):
     return type("Limited", (Standin,), {"limits": Limits(num_processors, shared_bytes)})
 
 
-@pytest.mark.parametrize("name", ["cubic", "many outputs", "many inputs", "wide, few cells", "affine in between"])
+PLACES = ["cubic", "many outputs", "many inputs", "wide, few cells", "affine in between", "non-uniform", "mixed degree"]
+
+
+@pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("shared_bytes", [232448, 40000, 19000])
 def test_where_the_jets_and_gradients_lie_changes_nothing(name, shared_bytes):
     """All in shared memory; gradients in global memory; jets in global memory too."""
     case = Case.drawn(NETWORKS[name], "float64", num_samples=300)
     expected = case.results(Standin(case.network, "float64", "cpu"))
     assert_close(case.results(limited(2, shared_bytes)(case.network, "float64", "cpu")), expected, 1e-13)
+
+
+@pytest.mark.parametrize("outside", ["extend", "linear", "clamp", "zero"])
+@pytest.mark.parametrize("kind", ["uniform", "clamped", "non-uniform"])
+@pytest.mark.parametrize("num_samples", [1, 3, 63, 130])
+def test_the_order_of_cells_changes_no_more_than_rounding(num_samples, kind, outside, monkeypatch):
+    """Sorted or not, and with sums of moments or of derivatives where knots are not uniform."""
+    layer = outside_case(kind, outside, "float64").network.layers[0]
+    network = kanmg.Network([replaced(layer, 2, 5), replaced(layer, 5, 4), replaced(layer, 4, 1)])
+    case = Case.drawn(network, "float64", num_samples=num_samples, reach=0.5).curved()
+    expected = case.results(ReferenceEvaluator(network, "float64"))
+    assert_close(case.results(Standin(network, "float64", "cpu")), expected, 1e-12)
+    monkeypatch.setattr(gpu_sweep, "_SORTED_OUTPUTS", 99)
+    assert_close(case.results(Standin(network, "float64", "cpu")), expected, 1e-12)
+    monkeypatch.setattr(gpu_launch.Sums, "moments", property(lambda _: 0))
+    assert_close(case.results(Standin(network, "float64", "cpu")), expected, 1e-12)
+
+
+def replaced(layer, num_inputs, num_outputs):
+    """A layer of another size."""
+    return kanmg.Spline(num_inputs, num_outputs, knots=layer.knots[0], outside=layer.outside)
 
 
 def test_no_block_takes_more_shared_memory_than_there_is():
