@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import kanmg
 from kanmg.errors import DeviceError, DtypeError, ShapeError
-from kanmg.evaluators import gpu_launch, gpu_sweep
+from kanmg.evaluators import gpu, gpu_launch, gpu_sweep
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.reference import ReferenceEvaluator
@@ -150,6 +150,16 @@ def test_no_thread_reads_what_another_one_writes_in_the_same_phase(name):
         for library in libraries:
             library.reverse_threads(0)
     assert_close(actual, expected, 0)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 20, 512])
+def test_normal_matrices_are_summed_by_blocks(columns, monkeypatch):
+    monkeypatch.setattr(gpu, "_GRAM_COLUMNS", columns)
+    case = Case.drawn(NETWORKS["cubic"], "float64", num_samples=50)
+    matrix, right = Standin(case.network, "float64", "cpu").gauss_newton(case.theta, case.x, case.y)
+    rows = ReferenceEvaluator(case.network, "float64").jacobian(case.theta, case.x)[:, 0]
+    assert_close((matrix, right), (rows.T @ rows, rows.T @ case.y[:, 0]), 1e-13)
+    np.testing.assert_array_equal(matrix, matrix.T)
 
 
 @pytest.mark.parametrize("num_directions", [3, 4, 5, 9])
