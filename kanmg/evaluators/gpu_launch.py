@@ -136,7 +136,7 @@ def num_copies(layers: Sequence[tuple[int, int]], threads: int, room: int) -> tu
     Examples
     --------
     >>> layers = [(20, 260), (100, 1300), (10, 130)]
-    >>> num_copies(layers, 128, 10_000), num_copies(layers, 128, 2200), num_copies(layers, 128, 1000)
+    >>> num_copies(layers, 128, 10_000), num_copies(layers, 128, 2300), num_copies(layers, 128, 1000)
     ((6, 1, 8), (2, 1, 3), ())
     """
     copies, left = [1] * len(layers), room - sum(size for _, size in layers)
