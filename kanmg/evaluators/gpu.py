@@ -254,7 +254,7 @@ class GPUEvaluator(DeviceEvaluator):
                     _add_gram(matrix, tall)
                     vector.addmv_(tall.T, column[rows])
             self._check_status()
-            matrix = matrix.triu() + matrix.triu(1).T
+            _mirror(matrix)
             return self._returned(matrix, theta), self._returned(vector, theta)
 
     @property
@@ -387,10 +387,23 @@ def _add_gram(matrix: torch.Tensor, tall: torch.Tensor) -> None:
 
     By blocks of columns: with n blocks, (n + 1) / 2n of the multiply-adds of the whole product.
     """
+    for own in _columns_of(matrix):
+        matrix[own, own.start :].addmm_(tall[:, own].T, tall[:, own.start :])
+
+
+def _mirror(matrix: torch.Tensor) -> None:
+    """Copy the upper triangle of a matrix to the lower one, by blocks: there may be no memory for another one."""
+    for own in _columns_of(matrix):
+        block = matrix[own, own]
+        block.copy_(block.triu() + block.triu(1).T)
+        matrix[own.stop :, own] = matrix[own, own.stop :].T
+
+
+def _columns_of(matrix: torch.Tensor) -> list[slice]:
+    """Cut a square matrix into blocks of columns."""
     size = len(matrix)
     step = -(-size // max(1, round(size / _GRAM_COLUMNS)))
-    for start in range(0, size, step):
-        matrix[start : start + step, start:].addmm_(tall[:, start : start + step].T, tall[:, start:])
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def _rebuilt(kind: type[GPUEvaluator], network: Network, dtype: Any, device: str, chunk_size: int) -> GPUEvaluator:

@@ -49,6 +49,8 @@ class _Memory:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, torch.OutOfMemoryError | KeyboardInterrupt):
+            self._evaluator.forget_status()
         if not isinstance(error, torch.OutOfMemoryError):
             return
         device, chunk_size = self._evaluator.device, self._evaluator.chunk_size
@@ -137,6 +139,10 @@ class DeviceEvaluator(Evaluator):
     def _or_zeros(self, gradient: torch.Tensor | None) -> torch.Tensor:
         """Return a gradient; zeros if there are no samples."""
         return self._zeros(self.network.num_coefficients) if gradient is None else gradient
+
+    def forget_status(self) -> None:
+        """Forget what a call has met that did not come to its end."""
+        self._status.zero_()
 
     def _check_status(self) -> None:
         """Raise for a layer that met a value outside its interval where the policy is `error`."""

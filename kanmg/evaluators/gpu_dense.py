@@ -11,7 +11,7 @@ from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Launch
 from kanmg.evaluators.gpu_layout import device_layout
 from kanmg.evaluators.gpu_source import MAX_THREADS, CallArguments
-from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.plan import NUMBER, make_plan
 from kanmg.network import Affine, Network, Spline
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class DenseGPUEvaluator(GPUEvaluator):
     def __init__(self, network: Network, dtype: Any, device: Any = "cuda", **options: Any) -> None:
         super().__init__(network, dtype, device, **options)
         self._stages = [
-            _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, self) for layer in network.layers
+            _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, number, self)
+            for number, layer in enumerate(network.layers, 1)
         ]
         self._row_size = sum(stage.row_size for stage in self._stages)
 
@@ -212,7 +213,7 @@ class _AffineStage:
 class _SplineStage:
     """A spline layer on chunks of samples. The last basis matrices are kept for the way back."""
 
-    def __init__(self, layer: Spline, owner: DenseGPUEvaluator) -> None:
+    def __init__(self, layer: Spline, number: int, owner: DenseGPUEvaluator) -> None:
         network = Network([layer])
         plan = make_plan(network, owner.dtype, grouped=False)
         self.owner, self.num_outputs = owner, layer.num_outputs
@@ -221,6 +222,7 @@ class _SplineStage:
         first = (self.num_basis - layer.num_basis) // 2  # functions before the user's, where the policy is `zero`
         self.own = slice(first, first + layer.num_basis)
         layers = device_layout(plan, network)[0]
+        layers[0, NUMBER] = number
         self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
         self.kernels = owner.kernels_of_degree(len(plan.marker) - 1)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kanmg.errors import KanmgValueError
 from kanmg.evaluators.gpu_source import CARDINAL
-from kanmg.evaluators.plan import BASIS, COEFFICIENTS, UNIFORM
+from kanmg.evaluators.plan import BASIS, CELLS, COEFFICIENTS, UNIFORM
 from kanmg.network import Network, Spline
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     Order = npt.NDArray[np.int32]
 
 __all__ = ["device_layout", "odd"]
+
+# Cells of a layer, and coefficients, that the kernels' 32-bit numbers can tell apart (`Column` in layers.cu).
+_MAX_CELLS = (1 << 24) - 1
+_MAX_COEFFICIENTS = (1 << 31) - 1
 
 
 def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]:
@@ -37,7 +42,18 @@ def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]
         Of each of the kernels' coefficients the number of the user's, or -1: those of an edge are neighbours there.
     places : ndarray of int32
         Of each of the user's coefficients the number of the kernels'.
+
+    Raises
+    ------
+    KanmgValueError
+        If there are too many cells or coefficients.
     """
+    for name, number, most in (
+        ("cells in a layer", plan.layers[:, CELLS].max(), _MAX_CELLS),
+        ("coefficients", plan.num_coefficients, _MAX_COEFFICIENTS),
+    ):
+        if number > most:
+            raise KanmgValueError(f"{number} {name} are too many for a GPU, which takes {most}. Use `device='cpu'`.")
     layers, parts, begin = plan.layers.copy(), [], 0
     user = np.arange(network.num_coefficients)
     of_plan = np.full(plan.num_coefficients, -1)

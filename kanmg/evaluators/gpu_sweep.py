@@ -36,8 +36,9 @@ __all__ = ["Sweep", "is_sorted", "num_slots", "plan_sweep", "sums_of", "with_slo
 # Kernels that go forwards alone.
 _FORWARD = ("evaluate", "push_forward")
 
-# Outputs of a layer from which on its samples are sorted.
+# Outputs of a layer from which on its samples are sorted, and the most bytes of their order.
 _SORTED_OUTPUTS = 4
+_ORDER_BYTES = 1 << 13
 
 
 class Sweep(NamedTuple):
@@ -190,9 +191,10 @@ def is_sorted(row: IntArray, tile: int) -> bool:
     Notes
     -----
     Sorting takes a comparison for every two samples and input. Where several outputs share that, and several samples a
-    cell, more is saved: their sums are added to memory once.
+    cell, more is saved: their sums are added to memory once. The order of a wide layer would take too much memory.
     """
-    return bool(row[KIND] != AFFINE and row[OUTPUTS] >= _SORTED_OUTPUTS and row[CELLS] <= tile)
+    fits = row[INPUTS] * tile <= _ORDER_BYTES
+    return bool(row[KIND] != AFFINE and row[OUTPUTS] >= _SORTED_OUTPUTS and row[CELLS] <= tile and fits)
 
 
 def num_slots(layers: IntArray, *, keeps_all: bool) -> int:

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kanmg
-from kanmg.errors import DeviceError, DtypeError, ShapeError
-from kanmg.evaluators import gpu, gpu_launch, gpu_sweep
+from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgValueError, ShapeError
+from kanmg.evaluators import gpu, gpu_launch, gpu_layout, gpu_sweep
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.reference import ReferenceEvaluator
@@ -150,6 +150,55 @@ def test_no_thread_reads_what_another_one_writes_in_the_same_phase(name):
         for library in libraries:
             library.reverse_threads(0)
     assert_close(actual, expected, 0)
+
+
+@pytest.mark.parametrize(("num_inputs", "shared_bytes"), [(3700, 232448), (784, 49152)])
+def test_wide_layers_with_several_outputs(num_inputs, shared_bytes):
+    """The order of their samples would not fit into shared memory."""
+    network = kanmg.Network([kanmg.Spline(num_inputs, 4, knots=kanmg.uniform_knots(2, degree=1))])
+    case = Case.drawn(network, "float64", num_samples=3)
+    own, reference = limited(132, shared_bytes)(network, "float64", "cpu"), ReferenceEvaluator(network, "float64")
+    assert_close(case.call(own, "adjoint"), case.call(reference, "adjoint"), 1e-12)
+
+
+@pytest.mark.parametrize("kind", [Standin, DenseStandin])
+@pytest.mark.parametrize("outside", ["linear", "clamp"])
+@pytest.mark.parametrize("x", [-5e-324, -1e-300, 10.000000000000002])
+def test_points_hardly_outside(x, outside, kind):
+    """Their distance in cells may be rounded to zero, which has no sign."""
+    knots = kanmg.uniform_knots(4, degree=3, domain=(0, 10))
+    network = kanmg.Network([kanmg.Spline(1, 1, knots=knots, outside=outside)], domain=(0, 10))
+    theta, points = np.arange(7.0), np.array([[x]])
+    own, reference = (each(network, "float64", "cpu") for each in (kind, ReferenceEvaluator))
+    assert_close(own.value(theta, points), reference.value(theta, points), 1e-14)
+    seeds = np.ones((1, 1))
+    assert_close(own.adjoint(theta, points, seeds)[0], reference.adjoint(theta, points, seeds)[0], 1e-14)
+
+
+@pytest.mark.parametrize("kind", [Standin, DenseStandin])
+def test_a_layer_is_named_and_a_failed_call_forgotten(kind, monkeypatch):
+    knots = kanmg.uniform_knots(4, degree=3)
+    layers = [kanmg.Spline(1, 2, knots=knots), kanmg.Spline(2, 1, knots=knots, outside="error")]
+    network = kanmg.Network(layers)
+    evaluator, x = kind(network, "float64", "cpu"), np.zeros((5, 1))
+    large, small = (np.full(network.num_coefficients, number) for number in (9.0, 0.1))
+    with pytest.raises(DomainError, match="a value in layer 2 lies outside"):
+        evaluator.value(large, x)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        patch.setattr(kind, "_check_status", refuse)
+        with pytest.raises(DeviceError):
+            evaluator.value(large, x)
+    assert evaluator.value(small, x).shape == (5, 1)
+
+
+def test_what_32_bits_cannot_count_is_refused(monkeypatch):
+    monkeypatch.setattr(gpu_layout, "_MAX_CELLS", 7)
+    with pytest.raises(KanmgValueError, match=r"8 cells in a layer are too many for a GPU, .* Use `device='cpu'`"):
+        Standin(NETWORKS["cubic"], "float64", "cpu")
 
 
 @pytest.mark.parametrize("columns", [1, 7, 20, 512])

@@ -68,7 +68,8 @@ DEVICE Spot<T> locate(T x, const Layer &layer, int p, const T *tables, long long
         if (x < left || x > right) {
             if (layer.outside == ERROR) report(status, layer.number);
             const int cell = x < left ? 0 : num_cells - 1;
-            return Spot<T>{-1 - cell, (x - (x < left ? left : right)) * tables[layer.inverse_of(p, cell)]};
+            const T excess = (x - (x < left ? left : right)) * tables[layer.inverse_of(p, cell)];
+            if (excess != 0) return Spot<T>{-1 - cell, excess};  // its sign tells which end it is, if it is not rounded to 0
         }
     }
     if (layer.uniform) {

@@ -82,7 +82,10 @@ template <typename T, int DEGREE, int D>
 DEVICE void forward_tile(const Block<T, DEGREE, D> &block, long long first, int num_samples) {
     EACH_THREAD(t) {
         const Layer layer = layer_of(block.call, 0);
-        for (int n = t; n < num_samples; n += num_threads()) begin(block.sample(n), layer, first + n);
+        ROLLED for (int i = t; i < layer.inputs * TILE; i += num_threads()) {
+            const int n = i % TILE;
+            if (n < num_samples) begin(block.sample(n), layer, first + n, i / TILE);
+        }
         if (num_samples < TILE) {
             // Samples that are not there come last in the order of cells.
             for (int i = t; i < block.call.entries * TILE; i += num_threads())

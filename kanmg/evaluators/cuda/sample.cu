@@ -48,19 +48,17 @@ template <typename T, int D> DEVICE void settle(const Sample<T, D> &sample, int 
     }
 }
 
-// Write the jets of the network's inputs.
-template <typename T, int D> DEVICE void begin(const Sample<T, D> &sample, const Layer &layer, long long n) {
+// Write the jet of input p of the network.
+template <typename T, int D> DEVICE void begin(const Sample<T, D> &sample, const Layer &layer, long long n, int p) {
     const Call<T> &call = sample.call;
     const Column<T, D> z = sample.inputs(layer);
-    for (int p = 0; p < layer.inputs; ++p) {
-        z(0, p) = call.x[n * layer.inputs + p];
-        UNROLL for (int d = 0; d < D; ++d) {
-            const long long own = place_of(call, d, n, layer.inputs, p);
-            z(1 + d, p) = call.own_lines ? call.own_lines[own] : call.lines[d * layer.inputs + p];
-            z(1 + D + d, p) = call.curvatures ? call.curvatures[own] : T(0);
-        }
+    z(0, p) = call.x[n * layer.inputs + p];
+    UNROLL for (int d = 0; d < D; ++d) {
+        const long long own = place_of(call, d, n, layer.inputs, p);
+        z(1 + d, p) = call.own_lines ? call.own_lines[own] : call.lines[d * layer.inputs + p];
+        z(1 + D + d, p) = call.curvatures ? call.curvatures[own] : T(0);
     }
-    settle(sample, 0, 0, layer.inputs);
+    settle(sample, 0, p, 1);
 }
 
 template <typename T, int D> DEVICE void write_jets(const Sample<T, D> &sample, const Layer &last, long long n) {
