@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import collections
-import ctypes
-import importlib.util
 import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from harness import print_table
+
 from kanmg.evaluators.gpu_source import OPTIONS, VARIANTS, source
+from kanmg.testing.nvrtc import compile_cuda, find_file
 
 KINDS = {
     "FP64": ("DFMA", "DADD", "DMUL", "DSETP"),
@@ -34,42 +35,21 @@ KINDS = {
 }
 
 
-def show(*cells):
-    """Print a row of a table."""
-    print("| " + " | ".join(map(str, cells)) + " |")
-
-
-def installed(pattern):
-    """Find a file of NVIDIA's wheels; None if there is none."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = spec.submodule_search_locations if spec else []
-    return next((path for folder in folders for path in sorted(Path(folder).glob(pattern))), None)
-
-
 def compiled(name, text, architecture):
     """Compile one kernel of a source to machine code; returns that and what the compiler says."""
-    library = installed("*/lib/libnvrtc.so.*")
-    if library is None:
-        raise SystemExit("NVRTC is not installed. Write `pip install nvidia-cuda-nvrtc`.")
-    nvrtc, program, size = ctypes.CDLL(str(library)), ctypes.c_void_p(), ctypes.c_size_t()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kanmg.cu", 0, None, None)
-    nvrtc.nvrtcAddNameExpression(program, name.encode())
     options = [*OPTIONS, f"--gpu-architecture={architecture}", "-lineinfo", "--ptxas-options=-v"]
-    given = (ctypes.c_char_p * len(options))(*map(str.encode, options))
-    status = nvrtc.nvrtcCompileProgram(program, len(given), given)
-    parts = {}
-    for what in ("ProgramLog", "CUBIN") if status == 0 else ("ProgramLog",):
-        getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-        parts[what] = ctypes.create_string_buffer(size.value)
-        getattr(nvrtc, f"nvrtcGet{what}")(program, parts[what])
+    try:
+        status, log, _, code = compile_cuda(text, [name], options)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     if status:
-        raise SystemExit(parts["ProgramLog"].value.decode())
-    return parts["CUBIN"].raw, parts["ProgramLog"].value.decode()
+        raise SystemExit(log)
+    return code, log
 
 
 def disassembled(code):
     """Disassemble a kernel."""
-    tool = shutil.which("nvdisasm") or installed("*/bin/nvdisasm")
+    tool = shutil.which("nvdisasm") or find_file("*/bin/nvdisasm")
     if tool is None:
         raise SystemExit("nvdisasm is not installed. Write `pip install nvidia-cuda-nvdisasm`.")
     with tempfile.TemporaryDirectory() as folder:
@@ -140,12 +120,13 @@ def main():
             f"\n{name}: {registers} registers, {stack} bytes of stack, {len(instructions)} instructions, {unknown} of"
         )
         print("them with memory that may be shared or global\n")
-        show("loop of", "instructions", *KINDS, "other")
+        rows = []
         for begin, end in loops_of(instructions, labels, arguments.least):
             own = instructions[begin:end]
             functions = collections.Counter(function_of(line, text.splitlines()) for _, _, line in own)
             counts = [sum(opcode in kinds for opcode, _, _ in own) for kinds in KINDS.values()]
-            show(functions.most_common(1)[0][0], len(own), *counts, len(own) - sum(counts))
+            rows.append((functions.most_common(1)[0][0], len(own), *counts, len(own) - sum(counts)))
+        print_table(("loop of", "instructions", *KINDS, "other"), rows)
 
 
 if __name__ == "__main__":

@@ -383,19 +383,17 @@ class GPUEvaluator(DeviceEvaluator):
 
 
 def _add_gram(matrix: torch.Tensor, tall: torch.Tensor) -> None:
-    """Add the products of the columns of `tall` to the upper triangle of a matrix; numbers below it are of no use then.
+    """Add the products of the columns of `tall` to a matrix, but for the blocks below the diagonal.
 
-    By blocks of columns: with n blocks, (n + 1) / 2n of the multiply-adds of the whole product.
+    With n blocks of columns, these are (n + 1) / 2n of the multiply-adds of the whole product.
     """
     for own in _columns_of(matrix):
         matrix[own, own.start :].addmm_(tall[:, own].T, tall[:, own.start :])
 
 
 def _mirror(matrix: torch.Tensor) -> None:
-    """Copy the upper triangle of a matrix to the lower one, by blocks: there may be no memory for another one."""
+    """Fill the blocks below the diagonal."""
     for own in _columns_of(matrix):
-        block = matrix[own, own]
-        block.copy_(block.triu() + block.triu(1).T)
         matrix[own.stop :, own] = matrix[own, own.stop :].T
 
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["device_layout", "odd"]
 
-# Cells of a layer, and coefficients, that the kernels' 32-bit numbers can tell apart (`Column` in layers.cu).
+# What the kernels' 32-bit numbers can tell apart: cells of a layer (`Column` in layers.cu), and numbers of an array,
+# with room for gaps.
 _MAX_CELLS = (1 << 24) - 1
-_MAX_COEFFICIENTS = (1 << 31) - 1
+_MAX_NUMBERS = 1 << 30
 
 
 def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]:
@@ -46,11 +47,12 @@ def device_layout(plan: Plan, network: Network) -> tuple[IntArray, Order, Order]
     Raises
     ------
     KanmgValueError
-        If there are too many cells or coefficients.
+        If there are too many cells, coefficients, or polynomials of cells.
     """
     for name, number, most in (
         ("cells in a layer", plan.layers[:, CELLS].max(), _MAX_CELLS),
-        ("coefficients", plan.num_coefficients, _MAX_COEFFICIENTS),
+        ("coefficients", plan.num_coefficients, _MAX_NUMBERS),
+        ("numbers of polynomials in cells", plan.tables.size, _MAX_NUMBERS),
     ):
         if number > most:
             raise KanmgValueError(f"{number} {name} are too many for a GPU, which takes {most}. Use `device='cpu'`.")

@@ -138,21 +138,20 @@ def plan_sweep(
         num_coefficients=sum(own.coefficients for own in sums) * wants_gradient,
         itemsize=dtype.itemsize,
     )
-    merge = Launch(
-        "merge", 0, merge_blocks(num_coefficients, MAX_THREADS // MERGE_GROUPS), MAX_THREADS, 8 * MAX_THREADS
-    )
+    blocks = merge_blocks(num_coefficients, MAX_THREADS // MERGE_GROUPS)
+    merge = Launch("merge", 0, blocks, MAX_THREADS, 8 * MAX_THREADS)
     placed, num_sums = with_slots(layers, degree, shape, keeps_all=keeps_all)
     return Sweep(
-        kernel,
-        directions,
-        kernels,
-        shape,
-        most_blocks,
-        (merge,) if wants_gradient else (),
-        torch.from_numpy(placed).to(device),
-        num_sums,
-        slots,
-        inputs[shape.variant.tile] * shape.variant.tile,
+        kernel=kernel,
+        directions=directions,
+        kernels=kernels,
+        shape=shape,
+        most_blocks=most_blocks,
+        further=(merge,) if wants_gradient else (),
+        layers=torch.from_numpy(placed).to(device),
+        num_sums=num_sums,
+        slots=slots,
+        order_bytes=inputs[shape.variant.tile] * shape.variant.tile,
     )
 
 

@@ -77,14 +77,6 @@ def coefficients(net, seed=1):
     return 0.4 * np.random.default_rng(seed).standard_normal(net.num_coefficients)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("make", [CPUEvaluator, DenseCPUEvaluator])
 def test_equal_calls_give_equal_bits_and_threads_change_only_rounding(make):

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import multiprocessing
 import re
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from kanmg.evaluators.gpu_launch import all_expressions
 from kanmg.evaluators.gpu_source import FIELDS, KERNELS, OPTIONS, TILES, VARIANTS, Variant, expression, source
 from kanmg.splines._checks import MAX_DEGREE
+from kanmg.testing.nvrtc import compile_cuda, find_file
 
-
-def nvrtc_path():
-    """The library of the wheel `nvidia-cuda-nvrtc`, or None."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [] if spec is None else spec.submodule_search_locations
-    found = sorted(path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*"))
-    return found[-1] if found else None
-
-
-NVRTC = nvrtc_path()
-needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="NVRTC is not installed: the wheel nvidia-cuda-nvrtc")
-
-
-def text_of(nvrtc, program, what):
-    """The log of a program, or its PTX."""
-    size = ctypes.c_size_t()
-    assert getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)) == 0
-    text = ctypes.create_string_buffer(size.value)
-    assert getattr(nvrtc, f"nvrtcGet{what}")(program, text) == 0
-    return text.value.decode()
+needs_nvrtc = pytest.mark.skipif(
+    find_file("*/lib/libnvrtc.so.*") is None, reason="NVRTC is not installed: the wheel nvidia-cuda-nvrtc"
+)
 
 
 def compiled(names, architecture, variant=VARIANTS[0], options=OPTIONS):
-    """Compile instances of kernels; returns the status, what the compiler says, and the PTX."""
-    nvrtc = ctypes.CDLL(str(NVRTC))
-    program = ctypes.c_void_p()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source(variant).encode(), b"kanmg.cu", 0, None, None) == 0
-    for name in names:
-        assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
-    given = [option.encode() for option in (*options, f"--gpu-architecture={architecture}")]
-    status = nvrtc.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
-    log = text_of(nvrtc, program, "ProgramLog")
-    ptx = text_of(nvrtc, program, "PTX") if status == 0 else ""
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return status, log, ptx
+    """Compile instances of kernels."""
+    return compile_cuda(source(variant), names, (*options, f"--gpu-architecture={architecture}"))
 
 
 # Without optimisation, which takes most of the time, and for virtual architectures: every template is
@@ -88,8 +59,8 @@ def test_machine_code(architecture, type_name, degree, tile):
 
 def accesses(kernel, variant):
     """The kinds of instructions of a kernel that load and store."""
-    _, _, ptx = compiled([expression(kernel, "double", 2, 1)], "compute_90", variant)
-    return set(re.findall(r"\b((?:ld|st)(?:\.\w+)*)\s", ptx))
+    ptx = compiled([expression(kernel, "double", 2, 1)], "compute_90", variant).ptx
+    return set(re.findall(r"\b((?:ld|st)(?:\.\w+)*)\s", ptx.decode()))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +83,7 @@ def test_the_compiler_knows_where_all_memory_is(kernel, variant, optimising):
 @needs_nvrtc
 @pytest.mark.parametrize("options", [OPTIONS, (*OPTIONS, "--Ofast-compile=max")])
 def test_an_error_is_seen(options):
-    status, log, _ = compiled(["evaluate<double, 3, 7, 7>"], "compute_80", options=options)
+    status, log, *_ = compiled(["evaluate<double, 3, 7, 7>"], "compute_80", options=options)
     assert status != 0
     assert "evaluate" in log
 

@@ -90,7 +90,7 @@ DEVICE void flush(const Block<T, DEGREE, D> &block, const Layer &layer, int p, i
     if (layer.uniform == CARDINAL) {
         sum.spread();
     } else if (layer.sum_cell == 1) {
-        T all[DEGREE + 1];
+        T all[DEGREE + 1];  // a copy has an address, so that the sums themselves can stay in registers
         UNROLL for (int s = 0; s <= DEGREE; ++s) all[s] = sum.of[s];
         spread_by_table<T, DEGREE>(block.call.tables + layer.powers_of(p, cell, DEGREE), all);
         UNROLL for (int s = 0; s <= DEGREE; ++s) sum.of[s] = all[s];
