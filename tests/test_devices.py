@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ class FakeCuPy:
             Device=lambda _: SimpleNamespace(
                 attributes={"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}
             ),
+            runtime=SimpleNamespace(setDevice=lambda index: self.calls.append(("context", index))),
             driver=SimpleNamespace(
                 launchKernel=self.launch,
                 occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared_bytes: 2,  # noqa: ARG005
@@ -123,9 +125,26 @@ def test_kernels_are_launched_on_their_device_and_torchs_stream(two_devices, ind
         kernels.launch(CallArguments(samples=5), Launch("differentiate", 2, 7, 64, 1000), Launch("merge", 0, 1, 256))
     sizes = [("differentiate<float, 4, 2>", 7, 1, 1, 64, 1, 1, 1000), ("merge<float>", 1, 1, 1, 256, 1, 1, 0)]
     launches = [(*launch, 100 + index, 5, 232448) for launch in sizes]
-    assert two_devices.calls == 2 * ([*[("device", 0)] * (index == 0), *launches])
+    context = [("context", 1)] * (index == 1)
+    assert two_devices.calls == [*context, *2 * ([*[("device", 0)] * (index == 0), *launches])]
     assert kernels.resident("differentiate", 2, 64, 1000) == 2 * 132
     assert devices.current_stream(1) == 101
+
+
+def test_a_new_thread_gets_its_context_once(two_devices) -> None:
+    """The driver launches nothing in a thread in which the runtime has not been told of a device."""
+    kernels = CudaKernels(1, "double", 3, Variant())
+    kernels.launch(CallArguments(), Launch("merge", 0, 1, 256))
+    two_devices.calls.clear()
+
+    def launch_twice():
+        for _ in range(2):
+            kernels.launch(CallArguments(), Launch("merge", 0, 1, 256))
+
+    thread = threading.Thread(target=launch_twice)
+    thread.start()
+    thread.join()
+    assert [call[0] for call in two_devices.calls] == ["context", "merge<double>", "merge<double>"]
 
 
 H200 = Limits(132, 232448)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -304,6 +305,7 @@ class CudaKernels:
         self._cupy = import_cupy(f"cuda:{index}")
         self._index, self._type_name, self._degree, self._variant = index, type_name, degree, variant
         self._functions: dict[tuple[str, int], Any] = {}
+        self._thread = threading.local()
         attributes = self._cupy.cuda.Device(index).attributes
         self.limits = Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
 
@@ -324,7 +326,14 @@ class CudaKernels:
 
     def _device(self) -> AbstractContextManager[Any]:
         """Make the device the current one, if it is not."""
-        return nullcontext() if torch.cuda.current_device() == self._index else torch.cuda.device(self._index)
+        if torch.cuda.current_device() != self._index:
+            return torch.cuda.device(self._index)
+        if not hasattr(self._thread, "has_context"):
+            # To torch, device 0 is the current one of a new thread. To the driver, which launches, there is none before
+            # the runtime is told, and torch need not tell it where it returns memory that it has kept.
+            self._cupy.cuda.runtime.setDevice(self._index)
+            self._thread.has_context = True
+        return nullcontext()
 
     def resident(self, kernel: str, directions: int, threads: int, shared_bytes: int) -> int:
         """Count the blocks that the device runs together."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,16 @@ def test_a_side_stream_while_the_main_one_is_busy():
         gradient = evaluator.jet_adjoint(doubled, x, case.directions, case.cotangents)
     stream.synchronize()
     np.testing.assert_array_equal(gradient.cpu().numpy(), expected)
+
+
+def test_a_new_thread_of_the_users():
+    """Torch takes the memory from what it has kept, so that nothing but the launch needs the driver."""
+    case = Case.drawn(NETWORKS["cubic"], "float64", 1000)
+    evaluator = GPUEvaluator(case.network, "float64")
+    theta, x = on_gpu(case)
+    expected = evaluator.value(theta, x)
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(evaluator.value, theta, x).result(), expected)
 
 
 def test_a_thousand_calls_leak_nothing():
