@@ -32,17 +32,23 @@ def source_of_all_places(tile):
     return text
 
 
+def compile_library(target, type_name, degree, tile, *options):
+    """Compile all kernels of a type, a degree and a number of samples in a tile."""
+    text = target.with_suffix(".h")
+    text.write_text(source_of_all_places(tile))
+    command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC", *options]
+    command += [f"-DREAL={type_name}", f"-DOF_DEGREE={degree}", f'-DSOURCE="{text}"']
+    command += [str(Path(__file__).with_name("cuda_standin.cpp")), "-o", str(target)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 @functools.cache
 def library(type_name, degree, tile):
-    """Compile all kernels of a type, a degree and a number of samples in a tile."""
+    """Compile kernels and load them."""
     with tempfile.TemporaryDirectory() as folder:
-        text, target = Path(folder, "source.h"), Path(folder, "kernels.so")
-        text.write_text(source_of_all_places(tile))
-        command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
-        command += [f"-DREAL={type_name}", f"-DOF_DEGREE={degree}", f'-DSOURCE="{text}"']
-        command += [str(Path(__file__).with_name("cuda_standin.cpp")), "-o", str(target)]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+        target = Path(folder, "kernels.so")
+        compile_library(target, type_name, degree, tile)
         return ctypes.CDLL(str(target))
 
 
@@ -77,6 +83,7 @@ class OnTheCPU:
     """A GPU evaluator with its tensors on the CPU and its kernels in C++."""
 
     limits = H200
+    kernels_class = StandinKernels
 
     def _resolved(self, device):
         return str(device).replace("cuda", "cpu")
@@ -86,7 +93,7 @@ class OnTheCPU:
         kernels, key = self.__dict__.setdefault("kernels", {}), (degree, variant)
         if key not in kernels:
             type_name = {"float64": "double", "float32": "float"}[self.dtype.name]
-            kernels[key] = StandinKernels(type_name, degree, variant, self.limits)
+            kernels[key] = self.kernels_class(type_name, degree, variant, self.limits)
         return kernels[key]
 
 
