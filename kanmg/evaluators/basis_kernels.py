@@ -131,7 +131,9 @@ def general_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
         value, slope = local_values(t, tables, polynomial, marker)
         if x < inside or x > inside:
             slope = multiply(inverse if outside == LINEAR else 0.0, slope)
-            value = multiply_add(x - inside, slope, multiply(0.0 if outside == ZERO else 1.0, value))
+            # An infinite distance times a slope of zero would be NaN.
+            excess = x - inside if outside == LINEAR else 0.0
+            value = multiply_add(excess, slope, multiply(0.0 if outside == ZERO else 1.0, value))
         else:
             slope = multiply(inverse, slope)
         position = p * block + n

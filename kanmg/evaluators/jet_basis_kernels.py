@@ -137,7 +137,9 @@ def local_derivatives(x, layer, at, tables, work, place, status, marker):
     value, slope, curvature, third = taylor_coefficients(t, tables, polynomial, marker)
     if x < inside or x > inside:
         slope = multiply(inverse if outside == LINEAR else 0.0, slope)
-        value = multiply_add(x - inside, slope, multiply(0.0 if outside == ZERO else 1.0, value))
+        # An infinite distance times a slope of zero would be NaN.
+        excess = x - inside if outside == LINEAR else 0.0
+        value = multiply_add(excess, slope, multiply(0.0 if outside == ZERO else 1.0, value))
         curvature, third = multiply(0.0, curvature), multiply(0.0, third)
     else:
         slope = multiply(inverse, slope)

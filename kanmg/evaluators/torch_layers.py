@@ -117,8 +117,11 @@ class TorchSpline(TorchLayer):
         if outside == "zero":
             functions = cells[..., None] + torch.arange(self.degree + 1, device=cells.device)
             exists = (functions >= 0) & (functions < self.layer.num_basis)
-            exists &= ~(exterior & self._beyond(x))[..., None]
-            return torch.where(exists, self._triangle(x, cells, derivative), 0.0)
+            beyond = exterior & self._beyond(x)
+            exists &= ~beyond[..., None]
+            # Far out the polynomials overflow, and gradients flow through both sides of `where`.
+            nearest = torch.where(beyond, torch.clamp(x, self.lower, self.upper), x)
+            return torch.where(exists, self._triangle(nearest, cells, derivative), 0.0)
         nearest = torch.clamp(x, self.lower, self.upper)
         values = self._triangle(nearest, cells, derivative)
         if outside == "linear" and derivative == 0:

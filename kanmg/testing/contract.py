@@ -376,6 +376,20 @@ class EvaluatorContract:
                 assert evaluator.value(huge, case.x).shape == expected.shape
                 assert evaluator.squared_error(huge, case.x, case.y)[1].shape == huge.shape
 
+    @pytest.mark.parametrize("kind", ["uniform", "clamped", "non-uniform"])
+    @pytest.mark.parametrize("outside", ["clamp", "zero"])
+    def test_how_far_outside_does_not_matter(self, outside: Outside, kind: str, dtype: str) -> None:
+        """With the value at the end, or with zero, not even of points at infinity, values and all derivatives."""
+        case = outside_case(kind, outside, dtype).curved()
+        evaluator, results = self._make(case.network, dtype), []
+        for far in (9.0, 1e30, np.inf):
+            case.x[3, 0], case.x[4, 1], case.x[5] = far, -far, (far, -far)
+            results.append(case.results(evaluator))
+        for others in results[1:]:
+            for result, expected in zip(others, results[0], strict=True):
+                assert np.isfinite(expected).all()
+                np.testing.assert_array_equal(result, expected)
+
     def test_arguments_that_do_not_fit_are_refused(self, dtype: str) -> None:
         """Wrong shapes and dtypes raise before any memory is touched."""
         case = Case.drawn(NETWORKS["cubic"], dtype)
