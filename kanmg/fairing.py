@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
@@ -126,6 +126,7 @@ def fair(
     fixed = level.network.at(_numpy(theta)[: level.network.num_coefficients])
     rows = jumps(fixed, len(theta) - fixed.num_coefficients)
     sizes = np.abs(rows @ _numpy(theta))
+    penalty_rows = rows if isinstance(theta, np.ndarray) else torch.as_tensor(rows.toarray(), device=theta.device)
     loss, held_back = objective.value(theta), problem.validation_loss(level.evaluator, theta)
     steps = 0
     # Jumps of exact polynomials are what rounding makes of them.
@@ -133,7 +134,7 @@ def fair(
     if loss > 0.0 and typical > 0.0:
         weight = min(FIRST_SHARE * loss / (len(sizes) * typical**2), LARGEST_WEIGHT)
         for _ in range(NUM_WEIGHTS):
-            tried, number = _smooth(FairedObjective(objective, rows, weight), theta, is_interrupted)
+            tried, number = _smooth(FairedObjective(objective, penalty_rows, weight), theta, is_interrupted)
             steps += number
             if is_interrupted():
                 break
@@ -207,14 +208,15 @@ class FairedObjective:
     Parameters
     ----------
     objective : Objective
-    rows : csr_array
-        What `jumps` returns.
+    rows : csr_array, or Tensor where the coefficients are tensors
+        What `jumps` returns. On a device the matrix is dense: of the size of the Gauss-Newton matrix, and multiplied
+        with the same bits every time.
     weight : float
     """
 
-    def __init__(self, objective: Objective, rows: scipy.sparse.csr_array, weight: float) -> None:
+    def __init__(self, objective: Objective, rows: scipy.sparse.csr_array | torch.Tensor, weight: float) -> None:
         self._objective = objective
-        self._rows = np.sqrt(weight) * rows
+        self._rows: Any = rows * weight**0.5
         self._matrix = 2.0 * (self._rows.T @ self._rows)
         self.batch: int | None = None
         self.steps_per_epoch = objective.steps_per_epoch
@@ -232,8 +234,8 @@ class FairedObjective:
         return self._objective.work
 
     def _penalty(self, theta: Array) -> float:
-        weighted = self._rows @ _numpy(theta)
-        return float(np.dot(weighted, weighted))
+        weighted = self._rows @ _vector(theta)
+        return float(weighted @ weighted)
 
     def value(self, theta: Array) -> float:
         """Return loss and penalty."""
@@ -242,27 +244,26 @@ class FairedObjective:
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return loss and penalty, and the gradient of both."""
         loss, gradient = self._objective.value_and_gradient(theta)
-        return loss + self._penalty(theta), gradient + _like(self._matrix @ _numpy(theta), gradient)
+        return loss + self._penalty(theta), gradient + _like(self._matrix @ _vector(theta), gradient)
 
     def residuals(self, theta: Array) -> Array:
         """Return the residuals, and the weighted jumps behind them."""
         own = self._objective.residuals(theta)
-        both = torch.cat([as_tensor(own), torch.as_tensor(self._rows @ _numpy(theta), device=as_tensor(own).device)])
-        return as_array_like(both, own)
+        return as_array_like(torch.cat([as_tensor(own), as_tensor(self._rows @ _vector(theta))]), own)
 
     def pull_back(self, theta: Array, cotangents: Array) -> Array:
         """Return the product of the transposed Jacobian with a vector."""
         number = self._rows.shape[0]
         own, others = cotangents[: len(cotangents) - number], cotangents[len(cotangents) - number :]
         pulled = self._objective.pull_back(theta, own)
-        total: Array = pulled + _like(self._rows.T @ _numpy(others), pulled)
+        total: Array = pulled + _like(self._rows.T @ _vector(others), pulled)
         return total
 
     def normal_equations(self, theta: Array) -> tuple[float, Array, Array]:
         """Return loss and penalty, gradient and Gauss-Newton matrix."""
         loss, gradient, matrix = self._objective.normal_equations(theta)
-        gradient = gradient + _like(self._matrix @ _numpy(theta), gradient)
-        return loss + self._penalty(theta), gradient, matrix + _like(self._matrix.toarray(), matrix)
+        gradient = gradient + _like(self._matrix @ _vector(theta), gradient)
+        return loss + self._penalty(theta), gradient, _like(matrix + self._matrix, matrix)
 
     def linearised(self, theta: Array) -> Linearisation:  # noqa: ARG002
         """Refuse: the systems are solved by Cholesky's method."""
@@ -292,5 +293,11 @@ def _numpy(array: Array) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _like(numbers: npt.NDArray[np.float64], array: Array) -> Array:
-    return as_array_like(torch.from_numpy(numbers), array)
+def _vector(array: Array) -> Any:
+    """Take numbers in double precision, where they are."""
+    other: Any = array
+    return other.double() if isinstance(other, torch.Tensor) else np.asarray(other, np.float64)
+
+
+def _like(numbers: Any, array: Array) -> Array:
+    return as_array_like(as_tensor(numbers), array)

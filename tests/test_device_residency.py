@@ -17,6 +17,7 @@ from pretend_device import Pretending, Spy, is_there
 
 import kanmg
 from kanmg.errors import DeviceError, DtypeError
+from kanmg.fairing import FairedObjective
 from kanmg.transfers import padded
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
@@ -99,6 +100,7 @@ METHODS = {
     "tau, normal equations": VCYCLE(kanmg.LevenbergMarquardt(), variant="tau"),
     "full multigrid": kanmg.FullMultigrid(kanmg.LBFGS(), steps=3, coarse_steps=6),
     "starts, refit": kanmg.NestedIteration(steps=4, starts=kanmg.Starts(3, 4, 0.5, keep=2, further_steps=2), refit=1),
+    "fairing": kanmg.NestedIteration(steps=4, hold_back=0.2, fair=True, starts=1),
     "projection": kanmg.NestedIteration(kanmg.LevenbergMarquardt(projection=True), steps=2),
 }
 ON_EQUATIONS = {
@@ -171,6 +173,22 @@ class TestPretendedDevice:
         with Pretending():
             own, _ = solved(chosen, widths, self.spy, ON_EQUATIONS[method])
         assert_agree(own, expected)
+
+    def test_fairing_stays_there(self, monkeypatch):
+        copies, step = [], kanmg.LevenbergMarquardt.step
+
+        def counted(smoother, objective, *arguments):
+            before = mode.copies
+            result = step(smoother, objective, *arguments)
+            copies.extend([mode.copies - before] * isinstance(objective, FairedObjective))
+            return result
+
+        monkeypatch.setattr(kanmg.LevenbergMarquardt, "step", counted)
+        problem, widths, _ = PROBLEMS["regression"]
+        with Pretending() as mode:
+            solved(problem, widths, self.spy, METHODS["fairing"])
+        assert copies
+        assert not any(copies)
 
     @pytest.mark.parametrize("smoother", ["adam", "torch_adam"])
     def test_mini_batches(self, smoother):
