@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from kanmg.evaluators.gpu_launch import Launch, cuda_kernels
 from kanmg.evaluators.gpu_layout import device_layout
 from kanmg.evaluators.gpu_source import VARIANTS, CallArguments, Variant
 from kanmg.evaluators.gpu_sweep import Sweep, plan_sweep
-from kanmg.evaluators.plan import make_plan
+from kanmg.evaluators.plan import make_plan, move_knots
 from kanmg.evaluators.reference import ReferenceEvaluator
 from kanmg.network import Spline
 
@@ -78,11 +78,11 @@ class GPUEvaluator(DeviceEvaluator):
             raise KanmgValueError(f"`chunk_size` is {chunk_size}. It must be at least 1; {_CHUNK_SIZE} is the default.")
         self.chunk_size = chunk_size
         self.device = torch.device(self._resolved(device))
-        plan = make_plan(network, self.dtype, grouped=False)
-        self._layers, order, places = device_layout(plan, network)
-        self._degree, self._size = len(plan.marker) - 1, len(order)
+        self._plan = make_plan(network, self.dtype, grouped=False)
+        self._layers, order, places = device_layout(self._plan, network)
+        self._degree, self._size = len(self._plan.marker) - 1, len(order)
         self._tables, self._order, self._places = (
-            torch.from_numpy(array).to(self.device) for array in (plan.tables, order, places)
+            torch.from_numpy(array).to(self.device) for array in (self._plan.tables, order, places)
         )
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
@@ -97,7 +97,6 @@ class GPUEvaluator(DeviceEvaluator):
             num_coefficients=self._size,
             num_places=network.num_coefficients,
         )
-        self._reference = ReferenceEvaluator(network, self.dtype, self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.network, self.dtype, str(self.device), self.chunk_size)
@@ -257,6 +256,14 @@ class GPUEvaluator(DeviceEvaluator):
             _mirror(matrix)
             return self._returned(matrix, theta), self._returned(vector, theta)
 
+    def move_knots(self, network: Network) -> bool:
+        if not move_knots(self._plan, network):
+            return False
+        self.network = network
+        self._tables.copy_(torch.from_numpy(self._plan.tables))
+        self.__dict__.pop("_reference", None)
+        return True
+
     @property
     def cost_per_sample(self) -> float:
         return self._costs[1]
@@ -277,6 +284,10 @@ class GPUEvaluator(DeviceEvaluator):
     def kernels_of_degree(self, degree: int, variant: Variant = VARIANTS[0]) -> Kernels:
         """Return the kernels of this device and dtype for splines of a degree."""
         return cuda_kernels(self.device.index, _TYPE_NAMES[self.dtype.name], degree, variant)
+
+    @cached_property
+    def _reference(self) -> ReferenceEvaluator:
+        return ReferenceEvaluator(self.network, self.dtype, self.device)
 
     def _by_reference(self, method: str, theta: Any, x: Any, directions: Any, last: Any, curvatures: Any) -> Any:
         """Compute what the kernels do not: derivatives of orders above 2. Results are NumPy arrays."""

@@ -11,7 +11,7 @@ from kanmg.evaluators.gpu import GPUEvaluator
 from kanmg.evaluators.gpu_launch import Launch
 from kanmg.evaluators.gpu_layout import device_layout
 from kanmg.evaluators.gpu_source import MAX_THREADS, CallArguments
-from kanmg.evaluators.plan import NUMBER, make_plan
+from kanmg.evaluators.plan import NUMBER, make_plan, move_knots
 from kanmg.network import Affine, Network, Spline
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ class DenseGPUEvaluator(GPUEvaluator):
             for number, layer in enumerate(network.layers, 1)
         ]
         self._row_size = sum(stage.row_size for stage in self._stages)
+
+    def move_knots(self, network: Network) -> bool:
+        for stage, layer in zip(self._stages, network.layers, strict=True):
+            if isinstance(stage, _SplineStage) and move_knots(stage.plan, Network([layer])):
+                stage.tables.copy_(torch.from_numpy(stage.plan.tables))
+        return super().move_knots(network)
 
     def value(self, theta: Any, x: Any) -> Any:
         with self._memory():
@@ -215,7 +221,7 @@ class _SplineStage:
 
     def __init__(self, layer: Spline, number: int, owner: DenseGPUEvaluator) -> None:
         network = Network([layer])
-        plan = make_plan(network, owner.dtype, grouped=False)
+        self.plan = plan = make_plan(network, owner.dtype, grouped=False)
         self.owner, self.num_outputs = owner, layer.num_outputs
         self.num_basis = plan.num_coefficients // (layer.num_inputs * layer.num_outputs)
         self.row_size = 2 * layer.num_inputs * self.num_basis

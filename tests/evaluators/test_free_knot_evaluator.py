@@ -69,6 +69,30 @@ def test_cuda_kernels_agree_with_automatic_differentiation(kind, as_tensors):
 
 
 @pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+@pytest.mark.parametrize("kind", [Standin, DenseStandin])
+def test_cuda_evaluators_move_their_knots_and_are_not_built_anew(kind):
+    """An evaluation at other knots would otherwise take much longer than the kernels."""
+    network = network_of_degree(3)
+    case, built = case_with_logits(network).curved(), []
+
+    def build(doubled, dtype):
+        built.append(kind(doubled, dtype, "cpu"))
+        return built[-1]
+
+    evaluator = FreeKnotEvaluator(network, "float64", build)
+    random = np.random.default_rng(5)
+    for _ in range(2):
+        case.theta[-network.num_logits :] = random.standard_normal(network.num_logits)
+        third = evaluator.jet(case.theta, case.x, case.directions, 3).derivatives[2]
+        moved = [*case.results(evaluator), third]
+        fresh = FreeKnotEvaluator(network, "float64", partial(kind, device="cpu"))
+        third = fresh.jet(case.theta, case.x, case.directions, 3).derivatives[2]
+        for own, expected in zip(moved, [*case.results(fresh), third], strict=True):
+            np.testing.assert_array_equal(own, expected)
+    assert built == [evaluator.inner]
+
+
+@pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
 @pytest.mark.parametrize("variant", ["galerkin", "tau"])
 def test_runs_whose_vectors_are_tensors_find_the_same_solution(variant):
     x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
