@@ -112,8 +112,8 @@ ON_EQUATIONS = {
 }
 
 
-def solved(problem, widths, evaluator, method, **options):
-    hierarchy = kanmg.uniform_hierarchy(widths, num_levels=2, evaluator=evaluator)
+def solved(problem, widths, evaluator, method, *, free_knots=False, **options):
+    hierarchy = kanmg.uniform_hierarchy(widths, num_levels=2, evaluator=evaluator, free_knots=free_knots)
     return kanmg.solve(problem, hierarchy, method=method, throw=False, max_cycles=1, **options), hierarchy
 
 
@@ -173,6 +173,21 @@ class TestPretendedDevice:
         with Pretending():
             own, _ = solved(chosen, widths, self.spy, ON_EQUATIONS[method])
         assert_agree(own, expected)
+
+    @pytest.mark.parametrize("smoother", ["lbfgs", "levenberg_marquardt"])
+    @pytest.mark.parametrize("name", ["regression", "equation", "map"])
+    def test_free_knots(self, name, smoother):
+        """Points stay on the device; vectors come to the host, where knots are computed."""
+        problem, widths, num_arrays = PROBLEMS[name]
+        method = kanmg.NestedIteration(SMOOTHERS[smoother], steps=4, starts=1)
+        expected, _ = solved(problem, widths, "cpu", method, free_knots=True)
+        with Pretending():
+            own, hierarchy = solved(problem, widths, self.spy, method, free_knots=True)
+        assert_agree(own, expected, 1e-4)
+        calls = hierarchy[1].evaluator.inner.seen
+        assert calls
+        assert all(call.has_tensors for call in calls)
+        assert len({call.address for call in calls}) <= num_arrays
 
     def test_fairing_stays_there(self, monkeypatch):
         copies, step = [], kanmg.LevenbergMarquardt.step
@@ -419,11 +434,11 @@ def test_copies_on_a_device_are_released_with_the_problem():
 # ------------------------------------------------------------------------------------------------------------ on a GPU
 
 
-def on_both(problem, widths, method, **options):
+def on_both(problem, widths, method, *, free_knots=False, **options):
     """Solve on the CPU and on the GPU."""
     results = []
     for device in ("cpu", "cuda"):
-        hierarchy = kanmg.uniform_hierarchy(widths, num_levels=2, device=device)
+        hierarchy = kanmg.uniform_hierarchy(widths, num_levels=2, device=device, free_knots=free_knots)
         results.append(kanmg.solve(problem, hierarchy, method=method, throw=False, max_cycles=1, **options))
     return results
 
@@ -444,6 +459,16 @@ def test_gpu_methods_agree(name, method):
     problem, widths, _ = PROBLEMS[name]
     expected, own = on_both(problem, widths, METHODS[method])
     assert_agree(own, expected, 1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("smoother", ["lbfgs", "levenberg_marquardt"])
+@pytest.mark.parametrize("name", ["regression", "equation", "map"])
+def test_gpu_free_knots(name, smoother):
+    problem, widths, _ = PROBLEMS[name]
+    method = kanmg.NestedIteration(SMOOTHERS[smoother], steps=4, starts=1)
+    expected, own = on_both(problem, widths, method, free_knots=True)
+    assert_agree(own, expected, 1e-4)
 
 
 @pytest.mark.gpu

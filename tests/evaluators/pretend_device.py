@@ -58,6 +58,9 @@ class PretendDevice(TorchFunctionMode):
         if function is torch.Tensor.cpu and there:
             self.copies += 1
             return function(*args, **kwargs).clone()
+        if function is torch.Tensor.copy_ and there:
+            self.copies += len(there) == 1
+            return function(*args, **kwargs)
         if function is torch.Tensor.to:
             return self._moved(function, args, kwargs)
         if there and function in ARRAYS:
