@@ -25,9 +25,17 @@ def environment():
     watched = {"LD_PRELOAD": asked.stdout.strip(), "OMP_NUM_THREADS": "1"}
     watched["TSAN_OPTIONS"] = f"ignore_noninstrumented_modules=1 halt_on_error=1 exitcode={FOUND}"
     watched |= {name: value for name, value in os.environ.items() if name not in watched}
-    program = "print('libtsan' in open('/proc/self/maps').read())"
-    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=watched)
+    run = started([sys.executable, "-c", "print('libtsan' in open('/proc/self/maps').read())"], watched)
     return watched if run.returncode == 0 and run.stdout == "True\n" else None
+
+
+def started(command, env):
+    """Run a program; again where the system has put its memory to where ThreadSanitizer wants its own."""
+    for _ in range(10):
+        run = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+        if "unexpected memory mapping" not in run.stderr:
+            break
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,7 @@ def libraries(tmp_path_factory):
 
 
 def watched_run(*arguments):
-    command = [sys.executable, str(PROGRAM), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment())
+    return started([sys.executable, str(PROGRAM), *arguments], environment())
 
 
 @pytest.mark.parametrize(("shared_bytes", "num_variants"), [(232448, 1), (22000, 4)])
