@@ -17,7 +17,7 @@ import torch.utils.dlpack
 from kanmg.arrays import as_array, unusable_dtype
 from kanmg.errors import DeviceError
 
-__all__ = ["current_stream", "import_cupy", "on_device", "resolve_device"]
+__all__ = ["current_stream", "import_cupy", "is_cupy", "on_device", "resolve_device", "tensor_of_cupy"]
 
 _DEVICE = re.compile(r"(cpu|cuda)(:\d+)?")
 
@@ -113,6 +113,25 @@ def current_stream(device: int) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
+def is_cupy(data: Any) -> bool:
+    """Whether this is an array on a CUDA device of another library than torch."""
+    return not isinstance(data, torch.Tensor) and hasattr(data, "__cuda_array_interface__")
+
+
+def tensor_of_cupy(data: Any) -> torch.Tensor:
+    """Return a CuPy array as a tensor that shares its memory, or a copy's if there are negative strides.
+
+    Parameters
+    ----------
+    data : CuPy array
+    """
+    # Handed negative strides, torch ends the process.
+    if any(stride < 0 for stride in data.__cuda_array_interface__.get("strides") or ()):
+        data = data.copy()
+    tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(data)
+    return tensor
+
+
 def on_device(data: Any, device: torch.device, name: str) -> torch.Tensor:
     """Return data as a contiguous tensor of float64 or float32 on a device.
 
@@ -146,8 +165,8 @@ def on_device(data: Any, device: torch.device, name: str) -> torch.Tensor:
         is_aligned = data.data_ptr() % data.element_size() == 0
         if is_aligned and data.dtype in (torch.float64, torch.float32):
             return data
-    if not isinstance(data, torch.Tensor) and hasattr(data, "__cuda_array_interface__"):
-        data = torch.utils.dlpack.from_dlpack(data)
+    if is_cupy(data):
+        data = tensor_of_cupy(data)
     if not isinstance(data, torch.Tensor):
         array = as_array(data, name)
         # torch can share neither read-only memory nor negative strides.

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cuda_standin import FakeCuPyArray
 
 from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
@@ -205,3 +206,11 @@ def test_arrays_that_are_elsewhere_are_refused() -> None:
     tensor = torch.ones(3, requires_grad=True)
     assert devices.on_device(tensor, cpu, "x").data_ptr() == tensor.data_ptr()
     assert not devices.on_device(tensor, cpu, "x").requires_grad
+
+
+def test_cupy_arrays_with_negative_strides_are_copied() -> None:
+    """Others share their memory. To take these, torch would end the process."""
+    cpu, array = torch.device("cpu"), np.arange(6.0).reshape(3, 2)
+    assert devices.on_device(FakeCuPyArray(array), cpu, "x").data_ptr() == array.ctypes.data
+    for view in (array[::-1], array[:, ::-1]):
+        np.testing.assert_array_equal(devices.on_device(FakeCuPyArray(view), cpu, "x").numpy(), view)

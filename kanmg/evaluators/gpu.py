@@ -45,8 +45,8 @@ class GPUEvaluator(DeviceEvaluator):
 
     Arguments may be tensors or CuPy arrays on the evaluator's device, or NumPy arrays, which are copied there. Results
     with one row per point are tensors on the device where `x` is, gradients and Gauss-Newton systems where `theta` is;
-    NumPy arrays otherwise. Kernels run on torch's current stream. Derivatives of orders above 2 come from a
-    `ReferenceEvaluator` on the same device.
+    NumPy arrays otherwise. Derivatives of orders above 2 come from a `ReferenceEvaluator` on the same device. Kernels
+    run on torch's current stream; a CuPy array must live until that has come to the end of the call.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class GPUEvaluator(DeviceEvaluator):
         )
         self._costs = value_cost(network), gradient_cost(network)
         self._may_fail = any(isinstance(layer, Spline) and layer.outside == "error" for layer in network.layers)
-        self._status = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._status = torch.zeros(1, dtype=torch.int64).to(self.device)
         self._sweeps: dict[tuple[str, int], Sweep] = {}
         self._template = CallArguments(
             tables=self._tables.data_ptr(),
@@ -239,8 +239,11 @@ class GPUEvaluator(DeviceEvaluator):
         self, theta: Any, x: Any, directions: Any, cotangents: Sequence[Jet], residuals: Any, *, curvatures: Any = None
     ) -> tuple[Any, Any]:
         if any(len(jet.derivatives) > 2 for jet in cotangents):
-            # Arguments in another order: the dense rows come from the method above.
-            return super().jet_gauss_newton(theta, x, directions, cotangents, residuals, curvatures=curvatures)
+            # The dense rows come from `jet_jacobian`.
+            own_theta, own_x, lines, right, bends = map(on_host, (theta, x, directions, residuals, curvatures))
+            jets = list(map(on_host, cotangents))
+            found = super().jet_gauss_newton(own_theta, own_x, lines, jets, right, curvatures=bends)
+            return self._from_host(found[0], theta), self._from_host(found[1], theta)
         with self._memory():
             points, paths = self._points(x), self._paths(len(x), directions, curvatures)
             right = self._array(residuals, "residuals", (len(points), len(cotangents)))
@@ -290,11 +293,10 @@ class GPUEvaluator(DeviceEvaluator):
         return ReferenceEvaluator(self.network, self.dtype, self.device)
 
     def _by_reference(self, method: str, theta: Any, x: Any, directions: Any, last: Any, curvatures: Any) -> Any:
-        """Compute what the kernels do not: derivatives of orders above 2. Results are NumPy arrays."""
-        if isinstance(last, Jet):
-            last = Jet(on_host(last.value), tuple(map(on_host, last.derivatives)))
-        arguments = (*map(on_host, (theta, x, directions)), last)
-        return getattr(self._reference, method)(*arguments, curvatures=on_host(curvatures))
+        """Compute what the kernels do not: derivatives of orders above 2."""
+        arguments = map(on_host, (theta, x, directions, last))
+        result = getattr(self._reference, method)(*arguments, curvatures=on_host(curvatures))
+        return self._from_host(result, theta if method == "jet_adjoint" else x)
 
     def _jacobian_rows(
         self, coefficients: torch.Tensor, points: torch.Tensor, paths: Paths, order: int, seeds: Any, chosen: slice

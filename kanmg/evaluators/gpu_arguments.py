@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from kanmg.arrays import as_array, row_chunks
-from kanmg.devices import on_device
+from kanmg.devices import is_cupy, on_device, tensor_of_cupy
 from kanmg.errors import DeviceError, DomainError, DtypeError, ShapeError
-from kanmg.evaluators.base import Evaluator
+from kanmg.evaluators.base import Evaluator, Jet
 from kanmg.evaluators.gpu_source import MAX_DIRECTIONS
+from kanmg.vectors import to_device, to_host
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kanmg.evaluators.base import Jet
     from kanmg.network import Network
 
 __all__ = ["DeviceEvaluator", "Paths", "address", "groups", "on_host"]
@@ -49,9 +49,10 @@ class _Memory:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError | KeyboardInterrupt):
+        is_full = error is not None and _is_full(error)
+        if is_full or isinstance(error, KeyboardInterrupt):
             self._evaluator.forget_status()
-        if not isinstance(error, torch.OutOfMemoryError):
+        if not is_full:
             return
         device, chunk_size = self._evaluator.device, self._evaluator.chunk_size
         message = str(error).partition(".")[0]
@@ -60,6 +61,13 @@ class _Memory:
             f"({message}). Pass e.g. `evaluator=functools.partial(GPUEvaluator, device='{device}', "
             f"chunk_size={max(1, chunk_size // 4)})` to the hierarchy."
         ) from None
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the device's memory was too small, for torch, for the driver, or for cuBLAS."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("OUT_OF_MEMORY" in str(error) or "ALLOC_FAILED" in str(error))
 
 
 class DeviceEvaluator(Evaluator):
@@ -142,22 +150,28 @@ class DeviceEvaluator(Evaluator):
 
     def forget_status(self) -> None:
         """Forget what a call has met that did not come to its end."""
-        self._status.zero_()
+        # With a copy the host waits; zeros that a kernel writes could come late for a call on another stream.
+        self._status.copy_(torch.zeros(1, dtype=torch.int64))
 
     def _check_status(self) -> None:
         """Raise for a layer that met a value outside its interval where the policy is `error`."""
         layer = int(self._status.item()) if self._may_fail else 0
         if layer:
-            self._status.zero_()
+            self.forget_status()
             raise DomainError(
                 f"a value in layer {layer} lies outside the interval of its knots, and `outside='error'` refuses that. "
                 "Use `outside='extend'`, or knots on a larger `domain`."
             )
 
+    def _from_host(self, result: Any, like: Any) -> Any:
+        """Take NumPy arrays, or a jet of them, to the device if the argument they belong to is there."""
+        if isinstance(result, Jet):
+            return Jet(self._from_host(result.value, like), tuple(self._from_host(d, like) for d in result.derivatives))
+        return to_device(result, self.device) if isinstance(like, torch.Tensor) or is_cupy(like) else result
+
     def _returned(self, result: torch.Tensor, like: Any) -> Any:
         """Return a result on the device if the argument it belongs to is there, else as a NumPy array."""
-        is_there = isinstance(like, torch.Tensor) or hasattr(like, "__cuda_array_interface__")
-        return result if is_there else result.cpu().numpy()
+        return result if isinstance(like, torch.Tensor) or is_cupy(like) else result.cpu().numpy()
 
     def _empty(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self._tensor_dtype, device=self.device)
@@ -179,5 +193,7 @@ def groups(num_paths: int, order: int) -> list[slice]:
 
 
 def on_host(data: Any) -> Any:
-    """Copy a tensor to the CPU."""
-    return data.cpu() if isinstance(data, torch.Tensor) else data
+    """Copy tensors, CuPy arrays and jets of them to the CPU, as NumPy arrays; leave others as they are."""
+    if isinstance(data, Jet):
+        return Jet(on_host(data.value), tuple(map(on_host, data.derivatives)))
+    return to_host(tensor_of_cupy(data) if is_cupy(data) else data)

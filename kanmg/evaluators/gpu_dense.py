@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
@@ -83,7 +83,8 @@ def fastest_evaluator(network: Network, dtype: Any, device: Any = "cuda") -> GPU
 class DenseGPUEvaluator(GPUEvaluator):
     """Evaluate values, squared errors and adjoints by matrix products; everything else as `GPUEvaluator`.
 
-    For wide layers. Arguments as `GPUEvaluator`.
+    For wide layers. Arguments as `GPUEvaluator`. Products of float32 numbers are as precise as torch has been told
+    (`torch.set_float32_matmul_precision`; by default in full).
     """
 
     name: ClassVar[str] = "cuda, dense"
@@ -107,7 +108,7 @@ class DenseGPUEvaluator(GPUEvaluator):
             points, arrays = self._points(x), self._arrays(theta)
             result = self._empty(len(points), self.network.num_outputs)
             for rows in self._dense_rows(len(points)):
-                result[rows] = self._forward(arrays, points[rows])
+                result[rows] = self._forward(arrays, points[rows])[0]
             self._check_status()
             return self._returned(result, x)
 
@@ -117,8 +118,8 @@ class DenseGPUEvaluator(GPUEvaluator):
             seeds = self._array(cotangents, "cotangents", (len(points), self.network.num_outputs))
             gradient, point_gradients = self._zeros(self.network.num_coefficients), self._empty(*points.shape)
             for rows in self._dense_rows(len(points)):
-                self._forward(arrays, points[rows])
-                point_gradients[rows] = self._backward(arrays, seeds[rows], gradient, wants_points=True)
+                kept = self._forward(arrays, points[rows])[1]
+                point_gradients[rows] = self._backward(arrays, kept, seeds[rows], gradient, wants_points=True)
             self._check_status()
             return self._returned(gradient, theta), self._returned(point_gradients, x)
 
@@ -128,9 +129,10 @@ class DenseGPUEvaluator(GPUEvaluator):
             gradient = self._zeros(self.network.num_coefficients)
             loss = torch.zeros((), dtype=torch.float64, device=self.device)
             for rows in self._dense_rows(len(points)):
-                part, cotangents = _compare(self._forward(arrays, points[rows]), rows, targets)
+                values, kept = self._forward(arrays, points[rows])
+                part, cotangents = _compare(values, rows, targets)
                 loss += part
-                self._backward(arrays, cotangents, gradient, wants_points=False)
+                self._backward(arrays, kept, cotangents, gradient, wants_points=False)
             self._check_status()
             return loss.item(), self._returned(gradient, theta)
 
@@ -139,7 +141,7 @@ class DenseGPUEvaluator(GPUEvaluator):
             points, targets, arrays = self._points(x), self._targets(len(x), y, weights), self._arrays(theta)
             loss = torch.zeros((), dtype=torch.float64, device=self.device)
             for rows in self._dense_rows(len(points)):
-                loss += _compare(self._forward(arrays, points[rows]), rows, targets)[0]
+                loss += _compare(self._forward(arrays, points[rows])[0], rows, targets)[0]
             self._check_status()
             return loss.item()
 
@@ -171,21 +173,29 @@ class DenseGPUEvaluator(GPUEvaluator):
         step = max(1, min(self.chunk_size, _CHUNK_ENTRIES // self._row_size))
         return (slice(start, min(start + step, num_samples)) for start in range(0, num_samples, step))
 
-    def _forward(self, arrays: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        values = x
+    def _forward(self, arrays: list[torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, list[_Kept]]:
+        """Compute values, and what the stages want to have on the way back."""
+        values, kept = x, []
         for stage, array in zip(self._stages, arrays, strict=True):
-            values = stage.forward(array, values)
-        return values
+            values, own = stage.forward(array, values)
+            kept.append(own)
+        return values, kept
 
     def _backward(
-        self, arrays: list[torch.Tensor], cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_points: bool
+        self,
+        arrays: list[torch.Tensor],
+        kept: list[_Kept],
+        cotangents: torch.Tensor,
+        gradient: torch.Tensor,
+        *,
+        wants_points: bool,
     ) -> torch.Tensor:
         """Add to the gradient; returns the adjoints of the points if they are wanted."""
         gradients = self.network.unflatten(gradient)
         for number in range(len(self._stages) - 1, -1, -1):
             wants_inputs = wants_points or number > 0
-            stage = self._stages[number]
-            cotangents = stage.backward(arrays[number], cotangents, gradients[number], wants_inputs=wants_inputs)
+            stage, own = self._stages[number], kept.pop()
+            cotangents = stage.backward(arrays[number], own, cotangents, gradients[number], wants_inputs=wants_inputs)
         return cotangents
 
 
@@ -196,28 +206,34 @@ def _compare(values: torch.Tensor, rows: slice, targets: dict[str, torch.Tensor]
     return (weighted * errors).sum(dtype=torch.float64), 2.0 * weighted
 
 
+class _Kept(NamedTuple):
+    """What a stage wants to have on the way back: its inputs and, of a spline layer, all basis functions there."""
+
+    x: torch.Tensor
+    basis: torch.Tensor | None = None
+
+
 class _AffineStage:
-    """An affine layer on chunks of samples. The last inputs are kept for the way back."""
+    """An affine layer on chunks of samples."""
 
     def __init__(self, layer: Affine) -> None:
         self.num_inputs, self.row_size, self.has_bias = layer.num_inputs, layer.num_inputs, layer.bias
 
-    def forward(self, array: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        self.inputs = x
+    def forward(self, array: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, _Kept]:
         result = x @ array[: self.num_inputs]
-        return result + array[self.num_inputs] if self.has_bias else result
+        return result + array[self.num_inputs] if self.has_bias else result, _Kept(x)
 
     def backward(
-        self, array: torch.Tensor, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
+        self, array: torch.Tensor, kept: _Kept, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
     ) -> torch.Tensor:
-        gradient[: self.num_inputs] += self.inputs.T @ cotangents
+        gradient[: self.num_inputs] += kept.x.T @ cotangents
         if self.has_bias:
             gradient[self.num_inputs] += cotangents.sum(dim=0)
         return cotangents @ array[: self.num_inputs].T if wants_inputs else cotangents
 
 
 class _SplineStage:
-    """A spline layer on chunks of samples. The last basis matrices are kept for the way back."""
+    """A spline layer on chunks of samples."""
 
     def __init__(self, layer: Spline, number: int, owner: DenseGPUEvaluator) -> None:
         network = Network([layer])
@@ -232,20 +248,21 @@ class _SplineStage:
         self.layers, self.tables = (torch.from_numpy(part).to(owner.device) for part in (layers, plan.tables))
         self.kernels = owner.kernels_of_degree(len(plan.marker) - 1)
 
-    def forward(self, array: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        owner, self.x = self.owner, x.contiguous()
-        self.basis = torch.zeros(len(x), array.shape[0] * self.num_basis, dtype=x.dtype, device=x.device)
-        owner.launch_on_pairs("fill_basis", self, self.x, values=self.basis)
-        return self.basis @ self._rows(array)
+    def forward(self, array: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, _Kept]:
+        x = x.contiguous()
+        basis = torch.zeros(len(x), array.shape[0] * self.num_basis, dtype=x.dtype, device=x.device)
+        self.owner.launch_on_pairs("fill_basis", self, x, values=basis)
+        return basis @ self._rows(array), _Kept(x, basis)
 
     def backward(
-        self, array: torch.Tensor, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
+        self, array: torch.Tensor, kept: _Kept, cotangents: torch.Tensor, gradient: torch.Tensor, *, wants_inputs: bool
     ) -> torch.Tensor:
-        gradient += (self.basis.T @ cotangents).reshape(len(array), self.num_basis, -1)[:, self.own]
+        assert kept.basis is not None  # noqa: S101 - of a spline layer
+        gradient += (kept.basis.T @ cotangents).reshape(len(array), self.num_basis, -1)[:, self.own]
         if not wants_inputs:
             return cotangents
-        result, pulled = torch.empty_like(self.x), cotangents @ self._rows(array).T
-        self.owner.launch_on_pairs("pull_basis", self, self.x, rows=pulled, values=result)
+        result, pulled = torch.empty_like(kept.x), cotangents @ self._rows(array).T
+        self.owner.launch_on_pairs("pull_basis", self, kept.x, rows=pulled, values=result)
         return result
 
     def _rows(self, array: torch.Tensor) -> torch.Tensor:

@@ -304,7 +304,8 @@ class CudaKernels:
     def __init__(self, index: int, type_name: str, degree: int, variant: Variant) -> None:
         self._cupy = import_cupy(f"cuda:{index}")
         self._index, self._type_name, self._degree, self._variant = index, type_name, degree, variant
-        self._functions: dict[tuple[str, int], Any] = {}
+        self._modules: list[Any] = []
+        self._functions: dict[tuple[str, int], int] = {}
         self._thread = threading.local()
         attributes = self._cupy.cuda.Device(index).attributes
         self.limits = Limits(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
@@ -321,7 +322,7 @@ class CudaKernels:
             # The driver copies the structure before it returns.
             parameters = (ctypes.c_void_p * 1)(ctypes.addressof(call))
             for kernel, directions, blocks, threads, shared_bytes in launches:
-                function = self._function(kernel, directions).kernel.ptr
+                function = self._function(kernel, directions)
                 start(function, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, ctypes.addressof(parameters), 0)
 
     def _device(self) -> AbstractContextManager[Any]:
@@ -338,19 +339,20 @@ class CudaKernels:
     def resident(self, kernel: str, directions: int, threads: int, shared_bytes: int) -> int:
         """Count the blocks that the device runs together."""
         with self._device():
-            pointer = self._function(kernel, directions).kernel.ptr
+            pointer = self._function(kernel, directions)
             count = self._cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, threads, shared_bytes)
         return self.limits.num_processors * max(1, int(count))
 
-    def _function(self, kernel: str, directions: int) -> Any:
-        """Compile one instance of a kernel, or take it from CuPy's cache on disk."""
+    def _function(self, kernel: str, directions: int) -> int:
+        """Compile one instance of a kernel, or take it from CuPy's cache on disk; returns the driver's handle of it."""
         key = kernel, directions
         if key not in self._functions:
             name = expression(kernel, self._type_name, self._degree, directions)
             module = self._cupy.RawModule(code=source(self._variant), options=OPTIONS, name_expressions=(name,))
             function = module.get_function(name)
             function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
-            self._functions[key] = function
+            self._modules.append(module)  # the handle is valid as long as there is the module
+            self._functions[key] = function.kernel.ptr
         return self._functions[key]
 
 

@@ -103,3 +103,21 @@ class Standin(OnTheCPU, GPUEvaluator):
 
 class DenseStandin(OnTheCPU, DenseGPUEvaluator):
     pass
+
+
+class FakeCuPyArray:
+    """An array of another library, as far as its interfaces say; without a GPU its memory is the host's."""
+
+    def __init__(self, array):
+        self.array, self.ndim = array, array.ndim
+        self.__cuda_array_interface__ = array.__array_interface__ | {"strides": array.strides}
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+    def __len__(self):
+        return len(self.array)
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def copy(self):
+        return FakeCuPyArray(self.array.copy())

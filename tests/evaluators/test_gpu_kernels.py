@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from cuda_standin import COMPILER, NO_COMPILER, DenseStandin, Standin
+from cuda_standin import COMPILER, NO_COMPILER, DenseStandin, FakeCuPyArray, Standin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kanmg
 from kanmg.errors import DeviceError, DomainError, DtypeError, KanmgValueError, ShapeError
-from kanmg.evaluators import gpu, gpu_launch, gpu_layout, gpu_sweep
+from kanmg.evaluators import gpu, gpu_dense, gpu_launch, gpu_layout, gpu_sweep
 from kanmg.evaluators.base import Jet
 from kanmg.evaluators.gpu_launch import Limits
 from kanmg.evaluators.reference import ReferenceEvaluator
@@ -175,8 +175,16 @@ def test_points_hardly_outside(x, outside, kind):
     assert_close(own.adjoint(theta, points, seeds)[0], reference.adjoint(theta, points, seeds)[0], 1e-14)
 
 
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 @pytest.mark.parametrize("kind", [Standin, DenseStandin])
-def test_a_layer_is_named_and_a_failed_call_forgotten(kind, monkeypatch):
+def test_a_layer_is_named_and_a_failed_call_forgotten(kind, full, monkeypatch):
     knots = kanmg.uniform_knots(4, degree=3)
     layers = [kanmg.Spline(1, 2, knots=knots), kanmg.Spline(2, 1, knots=knots, outside="error")]
     network = kanmg.Network(layers)
@@ -187,10 +195,10 @@ def test_a_layer_is_named_and_a_failed_call_forgotten(kind, monkeypatch):
     with monkeypatch.context() as patch:
 
         def refuse(*_):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise full
 
         patch.setattr(kind, "_check_status", refuse)
-        with pytest.raises(DeviceError):
+        with pytest.raises(DeviceError, match="chunk_size"):
             evaluator.value(large, x)
     assert evaluator.value(small, x).shape == (5, 1)
 
@@ -243,6 +251,37 @@ def test_dense_products_agree_with_the_fused_kernels(name, dtype):
     for method in SAMPLED:
         tolerance = {"float64": 1e-12, "float32": 1e-4}[dtype]
         assert_close(case.call(own, method), case.call(expected, method), tolerance)
+
+
+def test_a_call_of_another_thread_in_between_changes_nothing(monkeypatch):
+    case, other = (Case.drawn(NETWORKS["mixed degree"], "float64", num_samples=number) for number in (40, 25))
+    evaluator, compare = DenseStandin(case.network, "float64", "cpu"), gpu_dense._compare
+    expected = case.call(evaluator, "squared_error")
+
+    def after_another(*arguments):
+        other.call(evaluator, "value")
+        return compare(*arguments)
+
+    monkeypatch.setattr(gpu_dense, "_compare", after_another)
+    assert_close(case.call(evaluator, "squared_error"), expected, 0)
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, FakeCuPyArray])
+def test_third_derivatives_are_returned_where_the_arguments_are(kind):
+    case = Case.drawn(NETWORKS["cubic"], "float64", num_samples=7)
+    own, reference = Standin(case.network, "float64", "cpu"), ReferenceEvaluator(case.network, "float64")
+    seeds = np.random.default_rng(0).standard_normal((3, len(case.directions), 7, 1))
+    plain, jet = (case.theta, case.x, case.directions), Jet(case.y, tuple(seeds))
+    there = [kind(array) for array in plain]
+    seeds_there = Jet(kind(jet.value), tuple(map(kind, jet.derivatives)))
+    value, derivatives = own.jet(*there, 3)
+    results = [value, *derivatives, own.jet_adjoint(*there, seeds_there), own.jet_jacobian(*there, seeds_there)]
+    results += own.jet_gauss_newton(*there, [seeds_there], kind(case.y))
+    value, derivatives = reference.jet(*plain, 3)
+    expected = [value, *derivatives, reference.jet_adjoint(*plain, jet), reference.jet_jacobian(*plain, jet)]
+    expected += reference.jet_gauss_newton(*plain, [jet], case.y)
+    assert all(isinstance(result, torch.Tensor) for result in results)
+    assert_close([result.numpy() for result in results], expected, 1e-13)
 
 
 @pytest.mark.parametrize("outside", ["linear", "clamp", "zero"])
