@@ -148,6 +148,11 @@ def test_a_cupy_array_shares_its_memory():
     evaluator = GPUEvaluator(case.network, "float64")
     value = evaluator.value(cupy.asarray(case.theta), cupy.asarray(case.x))
     np.testing.assert_array_equal(value.cpu().numpy(), evaluator.value(case.theta, case.x))
+    turned = evaluator.value(cupy.asarray(case.theta), cupy.asarray(case.x)[::-1])
+    np.testing.assert_array_equal(turned.cpu().numpy(), evaluator.value(case.theta, case.x[::-1]))
+    third = evaluator.jet(*map(cupy.asarray, (case.theta, case.x, case.directions)), 3).derivatives[2]
+    expected = ReferenceEvaluator(case.network, "float64").jet(case.theta, case.x, case.directions, 3).derivatives[2]
+    assert_close(third.cpu().numpy(), expected, 1e-12)
 
 
 def test_the_device_runs_full_and_recovers():
