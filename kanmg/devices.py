@@ -77,17 +77,20 @@ def import_cupy(device: str) -> Any:
         If CuPy is not installed, or CuPy or torch sees no device.
     """
     asked = f"`device={device!r}` was asked for, but"
+    wheels = "`pip install cupy-cuda13x` (or `cupy-cuda12x`, as the driver's version says)"
     try:
         cupy = importlib.import_module("cupy")
-    except ImportError as error:
+        is_available = cupy.cuda.is_available()
+    # A package that does not fit its libraries fails in any way, and a folder of this name is imported as a package.
+    except Exception as error:
         raise DeviceError(
-            f"{asked} CuPy cannot be imported ({error}). Install it with `pip install 'kanmg[cuda13]'` (or "
-            "`cuda12`, as the driver's version says). Use `device='cpu'` otherwise."
-        ) from None
-    if not cupy.cuda.is_available():
+            f"{asked} CuPy cannot be imported or used ({type(error).__name__}: {error}). Install it anew with "
+            f"{wheels}. Use `device='cpu'` otherwise."
+        ) from error
+    if not is_available:
         raise DeviceError(
             f"{asked} CuPy sees no CUDA device. Install a driver for CuPy's version of CUDA (`nvidia-smi` shows the "
-            "driver's), or the other one of `kanmg[cuda12]` and `kanmg[cuda13]`. Use `device='cpu'` otherwise."
+            f"driver's), or CuPy for the driver's with {wheels}. Use `device='cpu'` otherwise."
         )
     if not torch.cuda.is_available():
         raise DeviceError(

@@ -319,6 +319,7 @@ def load(
     *,
     inputs: Callable[[torch.Tensor], torch.Tensor] | None = None,
     transform: Mapping[str, Transform] | None = None,
+    device: Any = "cpu",
     evaluator: EvaluatorChoice = "auto",
 ) -> Solution:
     """Read a solution that `solution.save` wrote.
@@ -330,8 +331,8 @@ def load(
     path : path-like
     inputs, transform
         The functions of the problem that was solved, if it had any: they are not in the file.
-    evaluator : {"auto", "cpu", "reference"} or callable
-        As for `Hierarchy`.
+    device, evaluator
+        As for `Hierarchy`; wherever the solution was computed.
 
     Returns
     -------
@@ -345,10 +346,12 @@ def load(
         If it is damaged, no solution, or of a newer version of kanmg.
     KanmgValueError, KanmgTypeError
         If `inputs` or `transform` is missing, or was not there when the file was written.
+    DeviceError
+        If the device cannot be used.
     """
     content = read_file(checked_path(path, "path"), "solution")
     networks = [_build_network(description) for description in content.pop("networks")]
-    hierarchy = Hierarchy(networks, dtype=content.pop("dtype"), evaluator=evaluator)
+    hierarchy = Hierarchy(networks, dtype=content.pop("dtype"), device=device, evaluator=evaluator)
     content["status"] = Status[content["status"]]
     content["history"] = History.from_columns(content["history"])
     content["ansatz"] = load_ansatz(path, content.pop("ansatz", None), inputs, transform)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from cuda_standin import FakeCuPyArray
 
+import kanmg
 from kanmg import devices
 from kanmg.errors import DeviceError, DtypeError
 from kanmg.evaluators.gpu import GPUEvaluator
@@ -88,10 +89,32 @@ def test_names_of_devices() -> None:
         devices.resolve_device("tpu")
 
 
-def test_without_cupy_its_extra_is_named(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(DeviceError, match=r"CuPy cannot be imported.*kanmg\[cuda13\].*`cuda12`.*Use `device=.cpu.`"):
+def fails(error):
+    """A module whose part `cuda` fails."""
+
+    def is_available():
+        raise error
+
+    return SimpleNamespace(cuda=SimpleNamespace(is_available=is_available))
+
+
+@pytest.mark.parametrize("cupy", [None, SimpleNamespace(), fails(RuntimeError("cudaErrorInsufficientDriver"))])
+def test_without_a_cupy_that_works_its_package_is_named(cupy, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(
+        DeviceError, match=r"CuPy cannot be imported or used.*cupy-cuda13x.*`cupy-cuda12x`.*Use `device=.cpu.`"
+    ):
         devices.resolve_device("cuda")
+
+
+def test_solutions_are_loaded_for_a_device(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    hierarchy = uniform_hierarchy((1, 1), num_levels=1, evaluator="reference")
+    problem = kanmg.Regression(np.linspace(-1, 1, 20)[:, None], np.zeros((20, 1)))
+    kanmg.solve(problem, hierarchy, method=kanmg.NestedIteration(steps=1), throw=False).save(tmp_path / "solution")
+    assert kanmg.load(tmp_path / "solution", evaluator="reference").hierarchy.device == "cpu"
+    with pytest.raises(DeviceError, match="`device='cuda'` was asked for"):
+        kanmg.load(tmp_path / "solution", device="cuda")
 
 
 def test_without_a_device_the_driver_is_named(monkeypatch) -> None:

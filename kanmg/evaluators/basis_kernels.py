@@ -74,12 +74,14 @@ def uniform_basis(layer, at, p, tables, work, cells, samples, block, want_slopes
     left, inverse, polynomial = tables[at], tables[at + 2], at + 3
     low, high, last = -np.inf, np.inf, num_cells - 1.0
     if layer[OUTSIDE] == CLAMP:
-        low, high = 0.0, 1.0 * num_cells
+        low, high = left, 1.0 * tables[at + 1]
     for n in range(0, samples, 4):
-        u = affine(gather(work, input_slot + n * num_inputs, num_inputs, QUAD), left, inverse)
-        inside = limit(u, low, high)
-        t = subtract(inside, store_floor(cells, cell_slot + n, u, last))
-        scale = where_same(u, inside, inverse)
+        x = gather(work, input_slot + n * num_inputs, num_inputs, QUAD)
+        # Compared before it is scaled: rounding may take the right end beyond the last cell.
+        inside = limit(x, low, high)
+        u = affine(inside, left, inverse)
+        t = subtract(u, store_floor(cells, cell_slot + n, u, last))
+        scale = where_same(x, inside, inverse)
         value, slope = value_slot + n * count, slope_slot + n * count
         store_local_values(lane(t, 0), lane(scale, 0), tables, polynomial, work, value, slope, want_slopes, marker)
         value, slope = value + count, slope + count

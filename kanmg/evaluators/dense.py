@@ -12,7 +12,7 @@ from kanmg.arrays import row_chunks
 from kanmg.evaluators import kernels
 from kanmg.evaluators.cpu import CPUEvaluator
 from kanmg.evaluators.dense_kernels import make_dense_basis
-from kanmg.evaluators.plan import make_plan, move_knots
+from kanmg.evaluators.plan import NUMBER, make_plan, move_knots
 from kanmg.evaluators.tasks import Task, compiled, num_parts, owners_of_locks
 from kanmg.network import Affine, Network, Spline
 
@@ -76,7 +76,7 @@ class DenseCPUEvaluator(CPUEvaluator):
 
     def __init__(self, network: Network, dtype: Any) -> None:
         super().__init__(network, dtype)
-        self._stages = [_stage(layer, self.dtype) for layer in network.layers]
+        self._stages = [_stage(layer, number, self.dtype) for number, layer in enumerate(network.layers, 1)]
         self._row_size = max(stage.row_size for stage in self._stages)
         # One Python thread at a time: the stages keep their basis matrices for the way back.
         self._lock = threading.Lock()
@@ -169,8 +169,8 @@ def _squared_error(values: Array, y: Array, weights: Array | None) -> tuple[floa
     return float(np.vdot(weighted, residuals)), 2.0 * weighted
 
 
-def _stage(layer: Affine | Spline, dtype: np.dtype[Any]) -> _AffineStage | _SplineStage:
-    return _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, dtype)
+def _stage(layer: Affine | Spline, number: int, dtype: np.dtype[Any]) -> _AffineStage | _SplineStage:
+    return _AffineStage(layer) if isinstance(layer, Affine) else _SplineStage(layer, number, dtype)
 
 
 class _AffineStage:
@@ -196,9 +196,10 @@ class _AffineStage:
 class _SplineStage:
     """A spline layer on arrays of samples. The last basis matrices are kept for the way back."""
 
-    def __init__(self, layer: Spline, dtype: np.dtype[Any]) -> None:
+    def __init__(self, layer: Spline, number: int, dtype: np.dtype[Any]) -> None:
         self.layer, self.dtype = layer, dtype
         self.plan = make_plan(Network([layer]), dtype, grouped=False)
+        self.plan.layers[0, NUMBER] = number  # what errors call it
         self.padded_shape = (layer.num_inputs, self.plan.num_coefficients // (layer.num_inputs * layer.num_outputs))
         self.row_size = self.padded_shape[0] * self.padded_shape[1]
         self.task = Task(self.plan, dtype)

@@ -99,12 +99,14 @@ def uniform_derivatives(layer, at, p, tables, work, cells, samples, block, numbe
     left, inverse, polynomial = tables[at], tables[at + 2], at + 3
     low, high, last = -np.inf, np.inf, layer[CELLS] - 1.0
     if layer[OUTSIDE] == CLAMP:
-        low, high = 0.0, 1.0 * layer[CELLS]
+        low, high = left, 1.0 * tables[at + 1]
     for n in range(0, samples, 4):
-        u = affine(gather(work, input_slot + n * stride, stride, QUAD), left, inverse)
-        inside = limit(u, low, high)
-        t = subtract(inside, store_floor(cells, cell_slot + n, u, last))
-        scale = where_same(u, inside, inverse)
+        x = gather(work, input_slot + n * stride, stride, QUAD)
+        # Compared before it is scaled: rounding may take the right end beyond the last cell.
+        inside = limit(x, low, high)
+        u = affine(inside, left, inverse)
+        t = subtract(u, store_floor(cells, cell_slot + n, u, last))
+        scale = where_same(x, inside, inverse)
         store_derivatives(lane(t, 0), lane(scale, 0), tables, polynomial, work, place, marker)
         store_derivatives(lane(t, 1), lane(scale, 1), tables, polynomial, work, place + size, marker)
         store_derivatives(lane(t, 2), lane(scale, 2), tables, polynomial, work, place + 2 * size, marker)

@@ -257,6 +257,29 @@ def test_a_value_outside_is_an_error_where_the_policy_says_so_and_the_next_call_
         assert evaluator.value(np.zeros(net.num_coefficients), np.array([[0.0, 0.5]])).tolist() == [[0.0]]
 
 
+@pytest.mark.parametrize("kind", [CPUEvaluator, DenseCPUEvaluator])
+def test_the_layer_of_a_value_outside_is_named(kind):
+    knots = kanmg.uniform_knots(4, degree=3)
+    network = kanmg.Network([kanmg.Spline(1, 2, knots=knots), kanmg.Spline(2, 1, knots=knots, outside="error")])
+    with pytest.raises(DomainError, match="a value in layer 2 lies outside"):
+        kind(network, "float64").value(np.full(network.num_coefficients, 9.0), np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("kind", [CPUEvaluator, DenseCPUEvaluator])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("domain", [(2.18, 2.28), (0.82, 1.92), (-1.37, 0.56), (0.1, 0.7)])
+def test_the_ends_of_the_interval_are_inside_however_they_are_rounded(domain, dtype, kind):
+    for num_intervals in range(1, 20):
+        knots = kanmg.uniform_knots(num_intervals, degree=3, domain=domain)
+        network = kanmg.Network([kanmg.Spline(1, 1, knots=knots, outside="clamp")])
+        theta, x, line = np.arange(num_intervals + 3.0), np.array([domain]).T, np.ones((1, 1))
+        theta, x, line = theta.astype(dtype), x.astype(dtype), line.astype(dtype)
+        slope = num_intervals / (domain[1] - domain[0])  # of the identity, in cells
+        own = kind(network, dtype)
+        slopes = [own.jet(theta, x, line, 1).derivatives[0][0], own.adjoint(theta, x, np.ones_like(x))[1]]
+        np.testing.assert_allclose(slopes, slope, rtol={"float64": 1e-12, "float32": 1e-4}[dtype])
+
+
 def test_higher_derivatives_come_from_the_reference():
     net = network()
     x, theta = data(5)[0], coefficients(net)
