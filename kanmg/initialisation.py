@@ -96,7 +96,12 @@ def sample_rows(network: Network, x: Array) -> FloatArray:
             f"`x` has shape {x.shape}; training inputs of shape (N, {network.num_inputs}), N at least 1, are required."
         )
     stride = -(-len(x) // _MAX_SAMPLES)
-    return np.asarray(x[::stride], np.float64)
+    given = np.asarray(x[::stride])
+    rows = given.astype(np.float64)
+    for end in () if network.domain is None else np.array(network.domain).T:
+        # In float32 the end of an interval may lie outside the interval.
+        rows = np.where(given == end.astype(given.dtype), end, rows)
+    return rows
 
 
 def _draw(layer: Layer, generator: np.random.Generator, noise: float) -> FloatArray:

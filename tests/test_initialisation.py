@@ -96,6 +96,16 @@ def test_single_sample_and_float32_inputs() -> None:
     assert initial_coefficients(network, points(50).astype(np.float32), seed=0).dtype == np.float64
 
 
+@pytest.mark.parametrize("domain", [(0.82, 1.92), (-1.37, 0.56), (0.1, 0.7)])
+def test_ends_in_single_precision_are_not_outside(domain) -> None:
+    """Rounded to float32, 0.82 lies below 0.82."""
+    knots = uniform_knots(4, degree=3, domain=domain)
+    network = Network([Spline(1, 1, knots=knots, outside="error")])
+    x = np.linspace(*domain, 9, dtype=np.float32)[:, None]
+    drawn = [initial_coefficients(network, points, seed=0) for points in (x, np.linspace(*domain, 9)[:, None])]
+    np.testing.assert_allclose(*drawn, rtol=1e-6, atol=1e-6)
+
+
 def test_a_layer_without_bias_is_left_alone_where_scaling_does_not_help() -> None:
     network = Network([Affine(2, 1, bias=False), Spline(1, 1, knots=uniform_knots(4, degree=2, domain=(2, 3)))])
     for x in (points(50), np.zeros((3, 2))):
