@@ -70,6 +70,7 @@ class FreeKnotEvaluator(Evaluator):
         moment = self._map.moment(np.zeros(network.num_coefficients))
         self._inner = build(moment.network, self.dtype)
         self._is_at: Moment = moment
+        self._is_moving = False
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -208,10 +209,12 @@ class FreeKnotEvaluator(Evaluator):
             moment = self._map.moment(own.copy())
         others = [entry for entry in self._moments if entry[1] is not moment]
         self._moments = [(mark, moment), *others[: _MOMENTS - 1]]
-        if moment is not self._is_at:
+        if moment is not self._is_at or self._is_moving:
+            # After an interrupt in between, the knots may be anywhere.
+            self._is_moving = True
             if not self._inner.move_knots(moment.network):
                 self._inner = self._build(moment.network, self.dtype)
-            self._is_at = moment
+            self._is_at, self._is_moving = moment, False
         return self._inner
 
     def _on_host(self, vector: Array, name: str) -> npt.NDArray[np.float64]:

@@ -92,6 +92,23 @@ def test_cuda_evaluators_move_their_knots_and_are_not_built_anew(kind):
     assert built == [evaluator.inner]
 
 
+def test_an_interrupt_while_knots_move_is_survived(monkeypatch):
+    network = network_of_degree(3)
+    case = case_with_logits(network)
+    evaluator, move = FreeKnotEvaluator(network, "float64", CPUEvaluator), CPUEvaluator.move_knots
+    expected = evaluator.value(case.theta, case.x)
+
+    def interrupted(inner, moved):
+        move(inner, moved)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CPUEvaluator, "move_knots", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.value(case.theta + 0.1 * np.arange(len(case.theta)), case.x)
+    np.testing.assert_array_equal(evaluator.value(case.theta, case.x), expected)
+
+
 @pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
 @pytest.mark.parametrize("variant", ["galerkin", "tau"])
 def test_runs_whose_vectors_are_tensors_find_the_same_solution(variant):
